@@ -1,0 +1,2 @@
+"""Flax Linen modules and nothing else: no losses, no optimisers, no file access. Modules take and give channels-last
+volumes `[B, Z, Y, X, C]`. It imports nothing else of vsjax."""
