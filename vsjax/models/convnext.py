@@ -1,0 +1,182 @@
+"""ConvNeXt V2 blocks and stages (Woo et al. 2023, arXiv:2301.00808), dense or with part of the image masked.
+
+Masked, a block computes what the sparse network of the paper does, with static shapes: convolutions see zeros at the
+masked positions, and the norms' statistics leave them out.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from vsjax.models.depthwise import Implementation, depthwise_conv
+
+NARROW_NORMAL = nn.initializers.normal(0.02)
+
+
+class LayerNorm(nn.Module):
+    """Normalise over channels, in float32 whatever the compute type: `[..., C] -> [..., C]`, in x's type."""
+
+    epsilon: float = 1e-6
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        scale = self.param("scale", nn.initializers.ones, (x.shape[-1],))
+        bias = self.param("bias", nn.initializers.zeros, (x.shape[-1],))
+        wide = x.astype(jnp.float32)
+        centred = wide - wide.mean(axis=-1, keepdims=True)
+        variance = jnp.square(centred).mean(axis=-1, keepdims=True)
+        return (centred * jax.lax.rsqrt(variance + self.epsilon) * scale + bias).astype(x.dtype)
+
+
+class GlobalResponseNorm(nn.Module):
+    """Global response normalisation (section 3 of the paper): `[B, Y, X, C] -> [B, Y, X, C]`.
+
+    With `visible` (`[B, Y, X, 1]`, 1 where visible) the norm over space leaves the masked positions out.
+    """
+
+    epsilon: float = 1e-6
+
+    @nn.compact
+    def __call__(self, x: Array, visible: Array | None = None) -> Array:
+        scale = self.param("scale", nn.initializers.zeros, (x.shape[-1],))
+        bias = self.param("bias", nn.initializers.zeros, (x.shape[-1],))
+        seen = x if visible is None else x * visible
+        energy = jnp.square(seen.astype(jnp.float32)).sum(axis=(1, 2), keepdims=True)
+        # The root's slope is infinite at zero; a silent channel gets the gradient zero instead of NaN.
+        norm = jnp.where(energy > 0, jnp.sqrt(jnp.where(energy > 0, energy, 1.0)), 0.0)
+        gain = 1.0 + scale * (norm / (norm.mean(axis=-1, keepdims=True) + self.epsilon))
+        return (x * gain + bias).astype(x.dtype)
+
+
+class DepthwiseConv(nn.Module):
+    """Depthwise convolution with bias (see `depthwise_conv`): `[B, Y, X, C] -> [B, Y, X, C]`."""
+
+    kernel_size: int = 7
+    implementation: Implementation = "auto"
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        channels = x.shape[-1]
+        kernel = self.param("kernel", NARROW_NORMAL, (self.kernel_size, self.kernel_size, channels))
+        bias = self.param("bias", nn.initializers.zeros, (channels,))
+        return depthwise_conv(
+            x.astype(self.dtype), kernel.astype(self.dtype), bias.astype(self.dtype), self.implementation
+        )
+
+
+class DropPath(nn.Module):
+    """Stochastic depth: drop a whole residual branch per sample, and scale the ones that are kept.
+
+    Draws from the `dropout` random stream when `train` is true and the rate is above zero.
+    """
+
+    rate: float
+
+    @nn.compact
+    def __call__(self, x: Array, train: bool) -> Array:
+        if not train or self.rate == 0.0:
+            return x
+        keep = 1.0 - self.rate
+        kept = jax.random.bernoulli(self.make_rng("dropout"), keep, (x.shape[0],) + (1,) * (x.ndim - 1))
+        return jnp.where(kept, x / keep, jnp.zeros_like(x))
+
+
+class ConvNeXtBlock(nn.Module):
+    """Depthwise 7x7, norm, and a four times wider layer with GELU and GRN, around a shortcut.
+
+    `[B, Y, X, C] -> [B, Y, X, C]`; `visible` is `[B, Y, X, 1]` in x's type or None. With a mask the shortcut is
+    masked too, which is what the authors' in-place multiplication does.
+    """
+
+    drop_path_rate: float = 0.0
+    norm_epsilon: float = 1e-6
+    last_kernel_init: nn.initializers.Initializer = NARROW_NORMAL
+    depthwise: Implementation = "auto"
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Array, train: bool, visible: Array | None = None) -> Array:
+        channels = x.shape[-1]
+        x = x if visible is None else x * visible
+        shortcut = x
+        x = DepthwiseConv(implementation=self.depthwise, dtype=self.dtype, name="depthwise")(x)
+        x = LayerNorm(self.norm_epsilon, name="norm")(x)
+        x = nn.Dense(4 * channels, kernel_init=NARROW_NORMAL, dtype=self.dtype, name="expand")(x)
+        x = jax.nn.gelu(x, approximate=False)
+        x = GlobalResponseNorm(name="grn")(x, visible)
+        x = nn.Dense(channels, kernel_init=self.last_kernel_init, dtype=self.dtype, name="project")(x)
+        x = x if visible is None else x * visible
+        return shortcut + DropPath(self.drop_path_rate, name="drop_path")(x, train)
+
+
+class ConvNeXtStage(nn.Module):
+    """A norm and a convolution that change size or channels, where needed, then blocks of one width.
+
+    `[B, Y, X, C] -> [B, Y/stride, X/stride, features]`; stride is 1 or 2.
+    """
+
+    features: int
+    drop_path_rates: Sequence[float]
+    stride: int = 1
+    norm_epsilon: float = 1e-6
+    last_kernel_init: nn.initializers.Initializer = NARROW_NORMAL
+    depthwise: Implementation = "auto"
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Array, train: bool, visible: Array | None = None) -> Array:
+        if x.shape[-1] != self.features or self.stride > 1:
+            x = LayerNorm(name="downsample_norm")(x)
+            x = patch_conv(
+                self.features,
+                (self.stride, self.stride),
+                NARROW_NORMAL,
+                nn.initializers.zeros,
+                self.dtype,
+                "downsample",
+            )(x)
+        for i, rate in enumerate(self.drop_path_rates):
+            is_last = i == len(self.drop_path_rates) - 1
+            x = ConvNeXtBlock(
+                drop_path_rate=rate,
+                norm_epsilon=self.norm_epsilon,
+                last_kernel_init=self.last_kernel_init if is_last else NARROW_NORMAL,
+                depthwise=self.depthwise,
+                dtype=self.dtype,
+                name=f"block_{i}",
+            )(x, train, visible)
+        return x
+
+
+def patch_conv(
+    features: int,
+    size: tuple[int, ...],
+    kernel_init: nn.initializers.Initializer,
+    bias_init: nn.initializers.Initializer,
+    dtype: Any,
+    name: str,
+) -> nn.Conv:
+    """A convolution whose kernel equals its stride (patches do not overlap), in two or three dimensions."""
+    return nn.Conv(
+        features,
+        size,
+        strides=size,
+        padding="VALID",
+        kernel_init=kernel_init,
+        bias_init=bias_init,
+        dtype=dtype,
+        name=name,
+    )
+
+
+def linear_drop_path_rates(depths: Sequence[int], rate: float) -> list[list[float]]:
+    """Rates that grow linearly from 0 at the first block to `rate` at the last, grouped by stage."""
+    total = sum(depths)
+    rates = [rate * i / (total - 1) if total > 1 else 0.0 for i in range(total)]
+    starts = [sum(depths[:i]) for i in range(len(depths))]
+    return [rates[start : start + depth] for start, depth in zip(starts, depths, strict=True)]

@@ -1,0 +1,235 @@
+"""UNeXt2 (Liu et al. 2025, "Robust virtual staining of landmark organelles"): a 3-D stem that folds depth into
+channels, a ConvNeXt V2 encoder, a decoder of pixel shuffles, and a head that unfolds depth again.
+
+Weight for weight the network of VisCy's `UNeXt2`, channels last.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jax import Array
+
+from vsjax.errors import UserError
+from vsjax.models.convnext import ConvNeXtStage, LayerNorm, linear_drop_path_rates, patch_conv
+from vsjax.models.depthwise import Implementation
+from vsjax.models.shuffle import blur_after_shuffle, icnr, pixel_shuffle, torch_uniform
+
+# Depths and widths of the stages (ConvNeXt V2, Table 1 of its paper).
+BACKBONES: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {
+    "convnextv2_atto": ((2, 2, 6, 2), (40, 80, 160, 320)),
+    "convnextv2_femto": ((2, 2, 6, 2), (48, 96, 192, 384)),
+    "convnextv2_pico": ((2, 2, 6, 2), (64, 128, 256, 512)),
+    "convnextv2_nano": ((2, 2, 8, 2), (80, 160, 320, 640)),
+    "convnextv2_tiny": ((3, 3, 9, 3), (96, 192, 384, 768)),
+    "convnextv2_base": ((3, 3, 27, 3), (128, 256, 512, 1024)),
+}
+
+
+class VolumeStem(nn.Module):
+    """Cut a volume into patches and fold what is left of its depth into channels.
+
+    `[B, Z, Y, X, C] -> [B, Y/ky, X/kx, features]`; the channels are ordered channel first, then depth.
+    """
+
+    features: int
+    kernel_size: tuple[int, int, int]
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        folds = x.shape[1] // self.kernel_size[0]
+        init = torch_uniform(x.shape[-1] * self.kernel_size[0] * self.kernel_size[1] * self.kernel_size[2])
+        x = patch_conv(self.features // folds, self.kernel_size, init, init, self.dtype, "conv")(x)
+        return fold_depth(x)
+
+
+def fold_depth(x: Array) -> Array:
+    """`[B, Z, Y, X, C] -> [B, Y, X, C*Z]`, channel first."""
+    batch, depth, rows, columns, channels = x.shape
+    return x.transpose(0, 2, 3, 4, 1).reshape(batch, rows, columns, channels * depth)
+
+
+def unfold_depth(x: Array, depth: int) -> Array:
+    """`[B, Y, X, C*Z] -> [B, Z, Y, X, C]`: the inverse of `fold_depth`."""
+    batch, rows, columns, channels = x.shape
+    return x.reshape(batch, rows, columns, channels // depth, depth).transpose(0, 4, 1, 2, 3)
+
+
+class UpStage(nn.Module):
+    """Double the plane by pixel shuffle, join the encoder's features of that size, and refine with ConvNeXt blocks.
+
+    `[B, Y, X, C], [B, 2Y, 2X, S] -> [B, 2Y, 2X, features]`. With `pre_conv` a 3x3 convolution comes before the shuffle.
+    """
+
+    features: int
+    blocks: int
+    pre_conv: bool = False
+    depthwise: Implementation = "auto"
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Array, skip: Array, train: bool) -> Array:
+        if self.pre_conv:
+            bias_init = torch_uniform(9 * x.shape[-1])
+            mid = x.shape[-1] // 4 * 4
+            x = nn.Conv(mid, (3, 3), kernel_init=icnr(2), bias_init=bias_init, dtype=self.dtype, name="pre_conv")(x)
+        x = jnp.concatenate([pixel_shuffle(x, 2), skip.astype(x.dtype)], axis=-1)
+        stage = ConvNeXtStage(
+            self.features,
+            drop_path_rates=(0.0,) * self.blocks,
+            depthwise=self.depthwise,
+            dtype=self.dtype,
+            name="stage",
+            **({} if self.pre_conv else {"last_kernel_init": icnr(2)}),
+        )
+        return stage(x, train)
+
+
+class Decoder(nn.Module):
+    """Up-stages from the coarsest features to the finest: `[finest, ..., coarsest] -> [B, Y, X, channels[-1]]`.
+
+    `channels` are the widths after each stage; there is one stage fewer than there are features.
+    """
+
+    channels: Sequence[int]
+    blocks: int
+    pre_conv: bool = False
+    depthwise: Implementation = "auto"
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, features: Sequence[Array], train: bool) -> Array:
+        x = features[-1]
+        for i, (width, skip) in enumerate(zip(self.channels, features[-2::-1], strict=True)):
+            stage = UpStage(width, self.blocks, self.pre_conv, self.depthwise, self.dtype, name=f"stage_{i}")
+            x = stage(x, skip, train)
+        return x
+
+
+class VolumeHead(nn.Module):
+    """Unfold depth, mix it with 3x3x3 and 1x1x1 convolutions, and shuffle up by four: VisCy's `PixelToVoxelHead`.
+
+    `[B, Y, X, C] -> [B, out_stack_depth, 4Y, 4X, out_channels]`, C divisible by `4 * (out_stack_depth + 2)`.
+    """
+
+    out_channels: int
+    out_stack_depth: int
+    expansion_ratio: int
+    pool: bool
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        x = pixel_shuffle(x, 2)
+        x = blur_after_shuffle(x, 2) if self.pool else x
+        x = unfold_depth(x, self.out_stack_depth + 2)
+        mid = self.out_channels * self.expansion_ratio * 4
+        init = torch_uniform(27 * x.shape[-1])
+        padding = ((0, 0), (1, 1), (1, 1))
+        x = nn.Conv(mid, (3, 3, 3), padding=padding, kernel_init=init, bias_init=init, dtype=self.dtype, name="conv")(x)
+        x = instance_norm(x)
+        slope = self.param("slope", nn.initializers.constant(0.25), (1,))
+        x = jnp.where(x >= 0, x, slope.astype(x.dtype) * x)
+        init = torch_uniform(mid)
+        x = nn.Dense(4 * self.out_channels, kernel_init=icnr(2), bias_init=init, dtype=self.dtype, name="project")(x)
+        return pixel_shuffle(x, 2)
+
+
+def instance_norm(x: Array, epsilon: float = 1e-5) -> Array:
+    """Normalise each channel of each sample over space, without parameters, in float32: `[B, ..., C]`."""
+    axes = tuple(range(1, x.ndim - 1))
+    wide = x.astype(jnp.float32)
+    centred = wide - wide.mean(axis=axes, keepdims=True)
+    variance = jnp.square(centred).mean(axis=axes, keepdims=True)
+    return (centred / jnp.sqrt(variance + epsilon)).astype(x.dtype)
+
+
+class UNeXt2(nn.Module):
+    """`[B, in_stack_depth, Y, X, in_channels] -> [B, out_stack_depth, Y, X, out_channels]`, float32 out.
+
+    Y and X must be divisible by `divisor`. Settings have VisCy's names; `out_stack_depth` None means that of the
+    input. `depthwise` chooses how depthwise convolutions are computed (see `depthwise_conv`), `dtype` the type that
+    the network computes in; parameters and norms are float32.
+    """
+
+    in_channels: int = 1
+    out_channels: int = 1
+    in_stack_depth: int = 5
+    out_stack_depth: int | None = None
+    backbone: str = "convnextv2_tiny"
+    stem_kernel_size: tuple[int, int, int] = (5, 4, 4)
+    decoder_conv_blocks: int = 2
+    decoder_upsample_pre_conv: bool = False
+    head_pool: bool = False
+    head_expansion_ratio: int = 4
+    drop_path_rate: float = 0.0
+    depthwise: Implementation = "auto"
+    dtype: Any = jnp.float32
+
+    @property
+    def divisor(self) -> tuple[int, int, int]:
+        """What the input's (Z, Y, X) must be divisible by: the stem's stride and the encoder's three halvings."""
+        z, y, x = self.stem_kernel_size
+        return z, 8 * y, 8 * x
+
+    def check(self) -> None:
+        """Raise a UserError that names the first setting that cannot work."""
+        if self.backbone not in BACKBONES:
+            raise UserError(f"model.backbone = {self.backbone!r} does not exist; choose one of {', '.join(BACKBONES)}")
+        width = BACKBONES[self.backbone][1][0]
+        check_stem(self.in_stack_depth, self.stem_kernel_size, width)
+        if tuple(self.stem_kernel_size[1:]) != (4, 4):
+            raise UserError(
+                f"model.stem_kernel_size = {tuple(self.stem_kernel_size)}: the head of UNeXt2 enlarges by 4, "
+                "so the last two must be 4"
+            )
+
+    @nn.compact
+    def __call__(self, x: Array, train: bool = False) -> Array:
+        depths, dims = BACKBONES[self.backbone]
+        out_depth = self.out_stack_depth or self.in_stack_depth
+        x = VolumeStem(dims[0], tuple(self.stem_kernel_size), self.dtype, name="stem")(x)
+        x = LayerNorm(name="stem_norm")(x)
+        features = []
+        for i, rates in enumerate(linear_drop_path_rates(depths, self.drop_path_rate)):
+            stage = ConvNeXtStage(
+                dims[i],
+                drop_path_rates=tuple(rates),
+                stride=1 if i == 0 else 2,
+                depthwise=self.depthwise,
+                dtype=self.dtype,
+                name=f"encoder_{i}",
+            )
+            x = stage(x, train)
+            features.append(x)
+        channels = (*dims[-2:0:-1], (out_depth + 2) * self.out_channels * 4 * self.head_expansion_ratio)
+        x = Decoder(
+            channels,
+            self.decoder_conv_blocks,
+            self.decoder_upsample_pre_conv,
+            self.depthwise,
+            self.dtype,
+            name="decoder",
+        )(features, train)
+        head = VolumeHead(
+            self.out_channels, out_depth, self.head_expansion_ratio, self.head_pool, self.dtype, name="head"
+        )
+        return head(x).astype(jnp.float32)
+
+
+def check_stem(in_stack_depth: int, kernel_size: tuple[int, int, int], width: int) -> None:
+    """Raise a UserError if the stem cannot cut this depth into patches or spread the first stage's width over them."""
+    if in_stack_depth % kernel_size[0]:
+        raise UserError(
+            f"model.in_stack_depth = {in_stack_depth} is not divisible by {kernel_size[0]}, the depth in "
+            f"model.stem_kernel_size; change one of the two"
+        )
+    folds = in_stack_depth // kernel_size[0]
+    if width % folds:
+        raise UserError(
+            f"model.in_stack_depth = {in_stack_depth} makes {folds} patches in depth with model.stem_kernel_size = "
+            f"{tuple(kernel_size)}, which do not divide the {width} channels of the first stage; "
+            "take a deeper stem kernel"
+        )
