@@ -1,0 +1,122 @@
+"""Weights of VisCy (PyTorch) as variables of vsjax's modules: the same numbers under other names and layouts.
+
+VisCy: https://github.com/mehta-lab/VisCy (BSD-3). The mapping starts from vsjax's own parameter names, so that a tensor
+can neither be forgotten nor used twice.
+"""
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import flax
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from vsjax.errors import UserError
+from vsjax.models.registry import build_model
+
+# vsjax's name (joined by dots, without the last part) -> VisCy's, rewritten in this order.
+_DECODER_AND_HEAD = [
+    (r"^decoder\.stage_(\d+)\.stage\b", r"decoder.decoder_stages.\1.conv"),
+    (r"^decoder\.stage_(\d+)\.pre_conv\b", r"decoder.decoder_stages.\1.upsample.pixelshuffle.conv_block"),
+    (r"^head\.conv$", "head.conv.0.conv"),
+    (r"^head\.project$", "head.conv.1"),
+    (r"^head\.slope$", "head.conv.0.adn.A.weight"),
+    (r"\.downsample_norm$", ".downsample.0"),
+    (r"\.downsample$", ".downsample.1"),
+    (r"\.block_(\d+)\b", r".blocks.\1"),
+    (r"\.expand$", ".mlp.fc1"),
+    (r"\.grn$", ".mlp.grn"),
+    (r"\.project$", ".mlp.fc2"),
+]
+_TIMM_BLOCK = [(r"\.depthwise$", ".conv_dw")]
+_NAMES = {
+    "unext2": [
+        (r"^stem_norm$", "encoder_stages.stem_1"),
+        (r"^encoder_(\d+)\b", r"encoder_stages.stages_\1"),
+        *_DECODER_AND_HEAD,
+        *_TIMM_BLOCK,
+    ],
+}
+_LEAVES = {"kernel": "weight", "scale": "weight", "bias": "bias", "mean": "running_mean", "var": "running_var"}
+# Counts of PyTorch's batch norms, of no use for running averages with a fixed momentum.
+_IGNORED = re.compile(r"(^|\.)num_batches_tracked$")
+
+
+def strip_prefix(state: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The network's own tensors: what Lightning keeps under `model.`, without the `_orig_mod.` of `torch.compile`."""
+    state = {name.replace("_orig_mod.", ""): value for name, value in state.items()}
+    for prefix in ("model.", "module."):
+        inner = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
+        state = inner or state
+    return {name: value for name, value in state.items() if not _IGNORED.search(name)}
+
+
+def variables_from_state(name: str, state: Mapping[str, np.ndarray], settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Variables for `build_model(name, **settings)` from a VisCy `state_dict`.
+
+    Args:
+        name: a network of vsjax's registry.
+        state: tensors by VisCy's names, with or without the `model.` that Lightning puts before them.
+        settings: the network's settings.
+
+    Raises:
+        UserError: if a tensor is missing, left over or of another shape; the one line names all of them.
+    """
+    state = strip_prefix(state)
+    model = build_model(name, **settings)
+    shapes = abstract_variables(model)
+    variables, missing, misshapen = {}, [], []
+    left = set(state)
+    for path, wanted in flax.traverse_util.flatten_dict(shapes).items():
+        theirs = torch_name(name, path[1:])
+        if theirs not in state:
+            missing.append(theirs)
+            continue
+        left.discard(theirs)
+        value = _our_layout(path[1:], state[theirs], wanted.shape)
+        if value is None:
+            misshapen.append(f"{theirs} {tuple(state[theirs].shape)} for {wanted.shape}")
+        else:
+            variables[path] = np.ascontiguousarray(value, dtype=np.float32)
+    _report(name, missing, sorted(left), misshapen)
+    return flax.traverse_util.unflatten_dict(variables)
+
+
+def abstract_variables(model: Any) -> dict[str, Any]:
+    """Shapes of a network's variables, without computing them."""
+    depth, rows, columns = getattr(model, "in_stack_depth", 1), *model.divisor[1:]
+    x = jax.ShapeDtypeStruct((1, depth, rows, columns, model.in_channels), jnp.float32)
+    return jax.eval_shape(lambda key, x: model.init(key, x, train=False), jax.random.key(0), x)
+
+
+def torch_name(name: str, path: tuple[str, ...]) -> str:
+    """VisCy's name of the parameter that vsjax calls `path` in the network `name`."""
+    *module, leaf = path
+    joined = ".".join(module if leaf in _LEAVES else path)
+    for pattern, replacement in _NAMES[name]:
+        joined = re.sub(pattern, replacement, joined)
+    return f"{joined}.{_LEAVES[leaf]}" if leaf in _LEAVES else joined
+
+
+def _our_layout(path: tuple[str, ...], tensor: np.ndarray, wanted: tuple[int, ...]) -> np.ndarray | None:
+    """Bring `[out, in, *space]` to `[*space, in, out]`; None if the shape is not the wanted one."""
+    if path[-1] == "kernel" and tensor.ndim >= 2:
+        if path[-2] == "depthwise":
+            tensor = np.moveaxis(tensor, 0, -1)[0] if tensor.shape[1] == 1 else tensor
+        else:
+            tensor = np.moveaxis(tensor, (0, 1), (-1, -2))
+            if len(wanted) == 2 and tensor.shape[:-2] == (1,) * (tensor.ndim - 2):
+                tensor = tensor.reshape(tensor.shape[-2:])
+    return tensor if tensor.shape == wanted else None
+
+
+def _report(name: str, missing: list[str], left: list[str], misshapen: list[str]) -> None:
+    faults = [("missing", missing), ("unexpected", left), ("of another shape", misshapen)]
+    parts = [f"{len(names)} {what}: {', '.join(names)}" for what, names in faults if names]
+    if parts:
+        raise UserError(
+            f"these weights do not fit model {name} with these settings ({'; '.join(parts)}); "
+            "give the settings that they were trained with"
+        )
