@@ -1,0 +1,163 @@
+"""One image of a plate (a field of view), or a single image: what it is, its pixels, its labels."""
+
+import functools
+from typing import Any
+
+import numpy as np
+import tensorstore as ts
+
+from vsjax.data import ngff
+from vsjax.data.arrays import open_array
+from vsjax.data.ngff import AXES, ImageMetadata
+from vsjax.data.zarr_group import Group
+from vsjax.errors import UserError
+
+
+class Position:
+    """A field of view, seen as [T, C, Z, Y, X] whatever axes its file has. Nothing is read until it is asked for.
+
+    The document (`attributes` and all that follows from it) is read once; another `Position` reads it again.
+
+    Attributes:
+        name: "A/4/0" (row, column, field) in a plate; "0" for a single image.
+        plate_url: the address of the plate (or single image) as the user gave it.
+    """
+
+    def __init__(self, group: Group, name: str, plate_url: str, listed_in: str = "") -> None:
+        self._group = group
+        self.name = name
+        self.plate_url = plate_url
+        self._listed_in = listed_in
+        self._attributes: dict[str, Any] | None = None
+        self._reading: ts.Future | None = None
+        self._arrays: dict[int, ts.TensorStore] = {}
+
+    def __repr__(self) -> str:
+        return f"Position({self.name!r} of {self.plate_url!r})"
+
+    @property
+    def url(self) -> str:
+        """The image's address, as the user would write it."""
+        return self._group.url
+
+    @property
+    def where(self) -> str:
+        """The address of the image's document, for messages."""
+        return self._group.where
+
+    def prefetch(self) -> "Position":
+        """Start to read the document, so that many positions' are on their way at once; returns itself."""
+        if self._attributes is None and self._reading is None:
+            self._reading = self._group.read_async()
+        return self
+
+    @property
+    def attributes(self) -> dict[str, Any]:
+        """The zarr attributes of the image, OME's and others'. UserError where the image is missing."""
+        if self._attributes is None:
+            self.prefetch()
+            attributes = self._group.parse(self._reading)
+            self._reading = None
+            if attributes is None:
+                source = f"{self._listed_in}: lists the image" if self._listed_in else f"{self.plate_url}: the image"
+                raise UserError(
+                    f"{source} {self.name}, but {self.url} does not exist; copy it there or remove it from the list"
+                )
+            self._attributes = attributes
+        return self._attributes
+
+    def write_attribute(self, key: str, value: Any) -> None:
+        """Set one attribute (anything that JSON can hold); the others stay as they are. Atomic."""
+        self._attributes = self._group.update(lambda attributes: {**attributes, key: value})
+
+    @functools.cached_property
+    def metadata(self) -> ImageMetadata:
+        """What the document says; UserError where it is not a valid OME-NGFF image."""
+        ome, version = ngff.ome_attributes(self.attributes, self._group.zarr_format, self.where)
+        return ngff.parse_image(ome, version, self.where)
+
+    @property
+    def axes(self) -> str:
+        """The axes that the file stores, in its order, such as "tczyx" or "zyx"."""
+        return self.metadata.axes
+
+    @property
+    def levels(self) -> int:
+        """The number of resolution levels."""
+        return len(self.metadata.paths)
+
+    @property
+    def scale(self) -> tuple[float, ...]:
+        """Size of a step along t, c, z, y, x at full resolution, in the file's units; 1 for an axis it has not."""
+        return self.metadata.scales[0]
+
+    @property
+    def pixel_size_um(self) -> tuple[float, float, float]:
+        """Size of a pixel along z, y, x in µm, at full resolution; a file without a unit is taken to mean µm."""
+        return self.metadata.pixel_size_um
+
+    def array(self, level: int = 0) -> ts.TensorStore:
+        """The pixels [T, C, Z, Y, X] of a resolution level, 0 the finest. UserError if missing or not fitting."""
+        paths = self.metadata.paths
+        if not 0 <= level < len(paths):
+            raise UserError(f"{self.where}: level {level} does not exist; there are {len(paths)}, the finest is 0")
+        if level not in self._arrays:
+            group = self._group
+            path = f"{group.path}/{paths[level]}" if group.path else paths[level]
+            self._arrays[level] = open_array(group.store, path, group.zarr_format, self.axes, self.where)
+        return self._arrays[level]
+
+    @property
+    def shape(self) -> tuple[int, int, int, int, int]:
+        """(T, C, Z, Y, X) at full resolution; 1 for an axis that the file has not."""
+        return tuple(self.array().shape)
+
+    @property
+    def dtype(self) -> np.dtype:
+        """The type of the pixels."""
+        return self.array().dtype.numpy_dtype
+
+    @functools.cached_property
+    def channel_names(self) -> tuple[str, ...]:
+        """The channels' names; "channel_0", "channel_1" ... where the file has none."""
+        count = self.shape[AXES.index("c")]
+        labels = self.metadata.channel_labels
+        if len(labels) > count:
+            raise UserError(
+                f"{self.where}: omero.channels: names {len(labels)} channels, but the image has {count}; correct it"
+            )
+        return tuple(
+            labels[index] if index < len(labels) and labels[index] is not None else f"channel_{index}"
+            for index in range(count)
+        )
+
+    def channel_index(self, channel: str | int) -> int:
+        """The index of a channel given by name or index; UserError that lists those that exist."""
+        names = self.channel_names
+        if isinstance(channel, int | np.integer) and not isinstance(channel, bool):
+            if 0 <= channel < len(names):
+                return int(channel)
+        elif names.count(channel) == 1:
+            return names.index(channel)
+        elif channel in names:
+            raise UserError(
+                f"{self.where}: channel {channel!r} is there twice in {list(names)}; choose it by its index"
+            )
+        raise UserError(f"{self.where}: channel {channel!r} does not exist; there are {list(names)}")
+
+    def label_names(self) -> tuple[str, ...]:
+        """The names of the label images, none if there are none."""
+        group = self._group.child("labels")
+        attributes = group.read()
+        if attributes is None:
+            return ()
+        ome, _ = ngff.ome_attributes(attributes, group.zarr_format, group.where)
+        return ngff.parse_labels(ome, group.where)
+
+    def label(self, name: str, level: int = 0) -> ts.TensorStore:
+        """A label image as [T, 1, Z, Y, X]; UserError that lists those that exist."""
+        names = self.label_names()
+        if name not in names:
+            raise UserError(f"{self.url}/labels: label {name!r} does not exist; there are {list(names)}")
+        image = Position(self._group.child("labels").child(name), f"{self.name}/labels/{name}", self.plate_url)
+        return image.array(level)

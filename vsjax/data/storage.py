@@ -1,0 +1,207 @@
+"""Where a plate lies: one TensorStore key-value store per plate, for local paths, gs://, s3:// and http(s)://.
+
+All that vsjax reads or writes of a plate goes through `Store`; paths are checked, so nothing outside it is touched.
+"""
+
+import functools
+import json
+import os
+import shutil
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+import tensorstore as ts
+
+from vsjax.errors import UserError
+
+CACHE_BYTES = 512 << 20  # decoded chunks shared by every array of the process
+_UPDATE_ATTEMPTS = 100
+
+
+@functools.cache
+def shared_context() -> ts.Context:
+    """The process's one TensorStore context: a shared cache of decoded chunks and a bound on copying threads."""
+    return ts.Context(
+        {
+            "cache_pool": {"total_bytes_limit": CACHE_BYTES},
+            "data_copy_concurrency": {"limit": max(2, os.cpu_count() or 2)},
+        }
+    )
+
+
+def kvstore_spec(url: str | Path) -> dict[str, Any]:
+    """TensorStore's key-value store specification for `url`, with a path that ends in "/".
+
+    A path without a scheme is local. `AWS_ENDPOINT_URL` and `AWS_REGION` are honoured for s3://, as other tools do.
+    Raises UserError for another scheme or a missing bucket.
+    """
+    text = str(url)
+    scheme, separator, _ = text.partition("://")
+    if not separator:
+        return {"driver": "file", "path": _folder(os.path.abspath(text))}
+    parts = urlsplit(text)
+    path = _folder(unquote(parts.path).lstrip("/"))
+    if scheme == "file":
+        return {"driver": "file", "path": _folder(os.path.abspath(unquote(parts.path)))}
+    if scheme in ("http", "https"):
+        query = {"query": parts.query} if parts.query else {}
+        base = f"{scheme}://{parts.netloc}" + (f"?{query['query']}" if query else "")
+        return {"driver": "http", "base_url": base, "path": "/" + path}
+    if scheme in ("gs", "s3") and not parts.netloc:
+        raise UserError(f"{text}: the bucket is missing; write {scheme}://BUCKET/PATH")
+    if scheme == "gs":
+        return {"driver": "gcs", "bucket": parts.netloc, "path": path}
+    if scheme == "s3":
+        spec = {"driver": "s3", "bucket": parts.netloc, "path": path}
+        if "AWS_ENDPOINT_URL" in os.environ:
+            spec["endpoint"] = os.environ["AWS_ENDPOINT_URL"]
+            spec["aws_region"] = os.environ.get("AWS_REGION", "us-east-1")
+        return spec
+    raise UserError(
+        f"{text}: the scheme {scheme}:// is not known; use a local path, file://, gs://, s3:// or http(s)://"
+    )
+
+
+def _folder(path: str) -> str:
+    return path if path == "" or path.endswith("/") else path + "/"
+
+
+def check_relative(path: str, where: str) -> str:
+    """Return `path` when it stays below the folder that it is relative to; UserError that names `where` otherwise."""
+    parts = path.split("/")
+    if any(part in ("", ".", "..") for part in parts) or any(c in path for c in "\\\0") or not path.isprintable():
+        raise UserError(
+            f"{where}: the path {path!r} does not lie inside the plate; "
+            "write a relative path of plain names, such as A/1 (nothing was read or written there)"
+        )
+    return path
+
+
+class Store:
+    """The files below one URL: JSON documents by key, and TensorStore specifications for the arrays.
+
+    Attributes:
+        url: the address as the user gave it, without a trailing slash; used in messages.
+        local_path: the folder on this machine, None for the others.
+    """
+
+    def __init__(self, url: str | Path) -> None:
+        self.url = str(url).rstrip("/") or "/"
+        self.spec = kvstore_spec(url)
+        self.local_path = Path(self.spec["path"]) if self.spec["driver"] == "file" else None
+        self._lock = threading.Lock()
+
+    @functools.cached_property
+    def _kvstore(self) -> ts.KvStore:
+        return resolve(ts.KvStore.open(self.spec, context=shared_context()), self.url)
+
+    def address(self, key: str) -> str:
+        """`key` as the user would write it."""
+        return f"{self.url}/{key}" if key else self.url
+
+    def array_kvstore(self, path: str) -> dict[str, Any]:
+        """The key-value store specification of the array at `path` ("" for the store itself)."""
+        return {**self.spec, "path": self.spec["path"] + _folder(path)}
+
+    def read_async(self, key: str) -> ts.Future:
+        """Start to read `key`; hand the future to `parse_json`."""
+        return self._kvstore.read(key)
+
+    def parse_json(self, key: str, future: ts.Future) -> dict[str, Any] | None:
+        """The JSON object that `read_async(key)` brings, None where there is none; UserError where it is not one."""
+        value = resolve(future, self.address(key))
+        return None if value.state == "missing" else parse_object(value.value, self.address(key))
+
+    def read_json(self, key: str) -> dict[str, Any] | None:
+        """The JSON object at `key`, None where there is none; UserError where it is malformed or cannot be read."""
+        return self.parse_json(key, self.read_async(key))
+
+    def write_json(self, key: str, document: dict[str, Any]) -> None:
+        """Write the JSON object at `key`, atomically."""
+        self.wait([self.write_json_async(key, document)])
+
+    def write_json_async(self, key: str, document: dict[str, Any]) -> tuple[str, ts.Future]:
+        """Start an atomic write; hand a list of what this returns to `wait`."""
+        self._check_writable()
+        return key, self._kvstore.write(key, _encode(document))
+
+    def wait(self, writes: list[tuple[str, ts.Future]]) -> None:
+        """Wait for the writes that `write_json_async` began."""
+        for key, future in writes:
+            resolve(future, self.address(key), action="written")
+
+    def update_json(self, key: str, change: Callable[[dict[str, Any]], dict[str, Any]]) -> dict[str, Any]:
+        """Replace the JSON object at `key` by `change(object)` ({} where there is none) and return the new one.
+
+        Safe with other writers, in this process and others: the write is conditional on nothing having changed since
+        the read, and is tried again otherwise. Nothing is written when `change` changes nothing.
+        """
+        self._check_writable()
+        where = self.address(key)
+        with self._lock:
+            for _ in range(_UPDATE_ATTEMPTS):
+                old = resolve(self._kvstore.read(key), where)
+                document = {} if old.state == "missing" else parse_object(old.value, where)
+                new = change(json.loads(json.dumps(document)))
+                if old.state != "missing" and new == document:
+                    return new
+                generation = old.stamp.generation
+                written = self._kvstore.write(key, _encode(new), if_equal=generation)
+                if resolve(written, where, action="written").generation:
+                    return new
+        raise UserError(f"{where}: other programs keep changing this file; stop them and try again")
+
+    def exists(self) -> bool:
+        """Whether a local path is there; for remote stores, which cannot tell, whether it is a zarr hierarchy."""
+        if self.local_path is not None:
+            return os.path.lexists(self.local_path)
+        return self.is_zarr()
+
+    def is_zarr(self) -> bool:
+        """Whether the top of the store carries zarr metadata, of either format."""
+        futures = [(key, self.read_async(key)) for key in ("zarr.json", ".zgroup", ".zattrs", ".zarray")]
+        return any(resolve(future, self.address(key)).state == "value" for key, future in futures)
+
+    def delete(self) -> None:
+        """Delete everything in the store. The caller has made sure that it is a zarr hierarchy."""
+        self._check_writable()
+        if self.local_path is None:
+            resolve(self._kvstore.delete_range(ts.KvStore.KeyRange()), self.url, action="deleted")
+            return
+        try:
+            shutil.rmtree(self.local_path)  # does not follow links
+        except OSError as error:
+            raise UserError(f"{self.url}: cannot be deleted: {error}; remove it by hand") from error
+
+    def _check_writable(self) -> None:
+        if self.spec["driver"] == "http":
+            raise UserError(f"{self.url}: http(s):// can only be read; write to a local path, gs:// or s3://")
+
+
+def _encode(document: dict[str, Any]) -> bytes:
+    return json.dumps(document, indent=2, ensure_ascii=False).encode()
+
+
+def parse_object(content: bytes, where: str) -> dict[str, Any]:
+    """The JSON object in `content`; UserError that names the file `where` if it is not one."""
+    try:
+        document = json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{where}: is not valid JSON ({error}); restore it or write the plate again") from error
+    if not isinstance(document, dict):
+        raise UserError(f"{where}: holds a JSON {type(document).__name__}, not an object; write the plate again")
+    return document
+
+
+def resolve(future: ts.Future, where: str, action: str = "read") -> Any:
+    """Wait for TensorStore; what it cannot do becomes a UserError that names `where` and TensorStore's reason."""
+    try:
+        return future.result()
+    except Exception as error:  # TensorStore raises ValueError, OSError, NotImplementedError ... for the same causes
+        reason = " ".join(str(error).split()).split(" [tensorstore_spec=")[0].split(" [source locations=")[0]
+        raise UserError(
+            f"{where}: cannot be {action}: {reason}; check that the file is complete and accessible"
+        ) from error
