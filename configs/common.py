@@ -1,0 +1,90 @@
+"""What every experiment shares. A config is this, with the fields that the experiment changes."""
+
+import dataclasses
+
+from ml_collections import ConfigDict
+
+from vsjax.data.augment_config import AugmentConfig
+
+
+def base_config() -> ConfigDict:
+    """The fields that every experiment has, with UNeXt2's values where the paper gives one."""
+    config = ConfigDict()
+    config.seed = 0
+    config.task = "regression"
+    config.dtype = (
+        "float32"  # of the network's arithmetic; "bfloat16" on accelerators. Parameters and loss stay float32
+    )
+    config.model = ConfigDict()
+    config.data = data_config()
+    config.augment = ConfigDict(dataclasses.asdict(AugmentConfig()))  # every transform off
+    config.loss = ConfigDict({"l1": 0.5, "l2": 0.0, "ms_dssim": 0.5, "scales": 5})
+    config.optim = ConfigDict(
+        {
+            "learning_rate": 2e-4,
+            "schedule": "cosine",  # or "constant"
+            "warmup_steps": 100,
+            "warmup_from": 1e-3,  # of the learning rate
+            "weight_decay": 0.01,
+            "b1": 0.9,
+            "b2": 0.999,
+            "eps": 1e-8,
+            "clip_norm": 0.0,  # of the gradient's global norm; 0 is off
+            "average_decay": 0.0,  # moving average of the parameters, used for validation and prediction; 0 is off
+        }
+    )
+    config.train = ConfigDict(
+        {
+            "steps": 10_000,
+            "log_every": 20,
+            "validate_every": 500,
+            "save_every": 500,
+            "best": "loss",  # validation metric that decides the best checkpoint; "pearson" and "ssim" are maximised
+        }
+    )
+    config.mesh = ConfigDict({"data": -1, "fsdp": 1, "space": 1})  # devices on each axis; -1 takes what is left
+    return config
+
+
+def data_config() -> ConfigDict:
+    """Plates, channels, patches and how they are normalised."""
+    data = ConfigDict()
+    data.plates = ()  # paths or URLs of OME-Zarr plates; repeat the flag for several
+    data.weights = ()  # share of each plate in a batch; equal where empty
+    data.source = ("Phase",)
+    data.target = ("nuclei",)
+    data.train_fovs = ()  # `A/4/0`, or a well `A/4`; empty for all that do not validate
+    data.val_fovs = ()
+    data.val_fraction = 0.2  # of each plate's FOVs, drawn by the seed, where no FOV is named
+    data.patch = (5, 256, 256)  # voxels (z, y, x) that the network sees
+    data.val_patch = ()  # the same for validation; empty for `patch`
+    data.val_patches = 64  # at most
+    data.batch_size = 8
+    data.importance_channel = ""  # crops are drawn in proportion to this channel's intensity; uniformly where empty
+    data.source_normalization = ConfigDict({"level": "fov", "statistic": "mean_std"})
+    data.target_normalization = ConfigDict({"level": "fov", "statistic": "median_iqr"})
+    data.read_threads = 4
+    data.prefetch = 4
+    return data
+
+
+def paper_augmentation(scale_xy: float = 0.3, flips: bool = False) -> dict[str, object]:
+    """The published augmentation of UNeXt2 (paper, "Model training"; ranges from VisCy's recipes)."""
+    return {
+        "rotation_probability": 0.8,
+        "scale_probability": 0.8,
+        "scale_range_xy": scale_xy,
+        "scale_range_z": 0.2,
+        "shear_probability": 0.8,
+        "shear_range": 0.05,
+        "flip_y_probability": 0.5 * flips,
+        "flip_x_probability": 0.5 * flips,
+        "gamma_probability": 0.5,
+        "gamma_range": (0.8, 1.2),
+        "intensity_scale_probability": 0.5,
+        "intensity_scale_range": 0.5,
+        "noise_probability": 0.5,
+        "noise_std_range": (0.0, 0.3),
+        "blur_probability": 0.5,
+        "blur_sigma_range": (0.25, 0.75),
+    }

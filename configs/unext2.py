@@ -1,0 +1,29 @@
+"""UNeXt2 on any plate: the paper's network and loss (Liu et al. 2025), sized for one GPU.
+
+python -m vsjax.train --config configs/unext2.py --workdir runs/a --config.data.plates=P.zarr
+
+`--config configs/unext2.py:debug` is the same in a minute on two cores, for the plate of `vsjax.simulate`.
+"""
+
+from ml_collections import ConfigDict
+
+from configs.common import base_config, paper_augmentation
+
+
+def get_config(mode: str = "") -> ConfigDict:
+    """The experiment; `mode` "debug" shrinks network, patch and steps."""
+    config = base_config()
+    config.model.name = "unext2"
+    config.model.backbone = "convnextv2_tiny"
+    config.model.stem_kernel_size = (5, 4, 4)
+    config.model.head_pool = True
+    config.data.source = ("BF",)
+    config.data.target = ("nuclei", "membrane")
+    config.augment.update(paper_augmentation())
+    if mode == "debug":
+        config.model.backbone = "convnextv2_atto"
+        config.data.patch = (5, 64, 64)
+        config.loss.scales = 2
+        config.optim.warmup_steps = 2
+        config.train.update(steps=20, log_every=5, validate_every=10, save_every=10)
+    return config

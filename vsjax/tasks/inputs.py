@@ -1,0 +1,53 @@
+"""From a batch as it was read to what a model sees: normalised, augmented, cropped. Runs on the device."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import jax
+
+from vsjax.data.augmentation import AugmentConfig, augment, center_crop
+from vsjax.data.normalization import Normalization, normalize, patch_location_scale
+
+Batch = Mapping[str, jax.Array]
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """How batches become model inputs.
+
+    Attributes:
+        source, target: normalisation of each.
+        augment: the random transforms of training.
+        patch: voxels (z, y, x) of a model input.
+        out_depth: slices of the target that are kept, the middle ones.
+    """
+
+    source: Normalization
+    target: Normalization
+    augment: AugmentConfig
+    patch: tuple[int, int, int]
+    out_depth: int
+
+    def training(self, key: jax.Array, batch: Batch) -> tuple[jax.Array, jax.Array]:
+        """Source `[B, Z, Y, X, C]` and target `[B, out_depth, Y, X, C']`, augmented with `key`."""
+        source, target = self._normalized(batch)
+        source, target = augment(key, source, target, self.augment, self.patch)
+        return source, self.middle_slices(target)
+
+    def evaluation(self, batch: Batch) -> tuple[jax.Array, jax.Array]:
+        """Source and target as in training, without augmentation."""
+        source, target = self._normalized(batch)
+        return source, self.middle_slices(target)
+
+    def middle_slices(self, target: jax.Array) -> jax.Array:
+        """The `out_depth` slices around the middle: those that the model predicts."""
+        return center_crop(target, (self.out_depth, *target.shape[2:4]))
+
+    def _normalized(self, batch: Batch) -> tuple[jax.Array, jax.Array]:
+        pair = []
+        for role, normalization in (("source", self.source), ("target", self.target)):
+            location, scale = batch[f"{role}_location"], batch[f"{role}_scale"]
+            if normalization.level == "patch":
+                location, scale = patch_location_scale(batch[role], normalization.statistic)
+            pair.append(normalize(batch[role], location, scale))
+        return pair[0], pair[1]

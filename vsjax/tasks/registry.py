@@ -1,0 +1,74 @@
+"""Names of tasks in a config, and how a task is made from the config."""
+
+from collections.abc import Callable
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from vsjax.data.augmentation import AugmentConfig
+from vsjax.data.normalization import Normalization
+from vsjax.errors import UserError
+from vsjax.losses import check_scales
+from vsjax.models.registry import build_model
+from vsjax.tasks.inputs import Inputs
+from vsjax.tasks.optimizer import make_optimizer
+from vsjax.tasks.regression import RegressionTask
+
+
+def make_task(config: ConfigDict) -> RegressionTask:
+    """The task that `config.task` names.
+
+    Raises:
+        UserError: the task, a model setting or an augmentation does not exist, or sizes do not fit together.
+    """
+    if config.task not in TASKS:
+        raise UserError(f"config.task={config.task!r} does not exist; choose one of {', '.join(TASKS)}")
+    return TASKS[config.task](config)
+
+
+def complete_model(config: ConfigDict) -> dict[str, Any]:
+    """`config.model` with what the data decides filled in: channels and depths.
+
+    Raises:
+        UserError: the model's depth is not that of the patch.
+    """
+    depth = config.data.patch[0]
+    settings = {
+        "in_channels": len(config.data.source),
+        "out_channels": len(config.data.target),
+        "in_stack_depth": depth,
+        "out_stack_depth": depth,
+        **config.model.to_dict(),
+    }
+    if settings["in_stack_depth"] != depth:
+        raise UserError(
+            f"config.model.in_stack_depth={settings['in_stack_depth']} differs from the {depth} slices of "
+            f"config.data.patch={tuple(config.data.patch)}; set them to the same number"
+        )
+    return settings
+
+
+def _regression(config: ConfigDict) -> RegressionTask:
+    settings = complete_model(config)
+    model = build_model(settings.pop("name"), config.dtype, **settings)
+    patch = tuple(config.data.patch)
+    for size, divisor, axis in zip(patch, model.divisor, "ZYX", strict=True):
+        if size % divisor:
+            raise UserError(
+                f"config.data.patch={patch}: {axis}={size} is not divisible by {divisor}, the network's total stride; "
+                f"set a multiple of {divisor}"
+            )
+    if config.loss.ms_dssim:
+        check_scales(patch[1:], config.loss.scales)
+    inputs = Inputs(
+        source=Normalization(**config.data.source_normalization),
+        target=Normalization(**config.data.target_normalization),
+        augment=AugmentConfig.from_config(config.augment),
+        patch=patch,
+        out_depth=model.out_stack_depth,
+    )
+    optimizer = make_optimizer(config.optim, config.train.steps)
+    return RegressionTask(model, inputs, optimizer, config.loss.to_dict(), config.optim.average_decay)
+
+
+TASKS: dict[str, Callable[[ConfigDict], RegressionTask]] = {"regression": _regression}

@@ -1,0 +1,30 @@
+"""What a run is about to train, said once at its start."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+from absl import logging
+from clu import parameter_overview
+
+from vsjax.tasks.regression import RegressionTask
+from vsjax.training.cost import multiply_adds
+
+
+def describe_model(
+    task: RegressionTask, variables: Mapping[str, Any], batch: Mapping[str, jax.Array], workdir: Path
+) -> None:
+    """Log the parameters of each top-level module and the multiply-adds of one prediction; the table of every tensor
+    goes to `model.txt` in `workdir`."""
+    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), dict(variables))
+    source, _ = jax.eval_shape(task.inputs.training, jax.random.key(0), batch)
+    one = jax.ShapeDtypeStruct((1, *source.shape[1:]), source.dtype)
+    counts = {name: sum(leaf.size for leaf in jax.tree.leaves(module)) for name, module in shapes["params"].items()}
+    work = multiply_adds(task.predict, shapes, one)
+    parts = ", ".join(f"{name} {count:,}" for name, count in counts.items())
+    total = sum(counts.values())
+    logging.info("%s: %s parameters (%s)", type(task.model).__name__, f"{total:,}", parts)
+    logging.info("%.2f G multiply-adds on an input of (Z, Y, X, C) = %s", work / 1e9, one.shape[1:])
+    table = parameter_overview.get_parameter_overview(shapes["params"], include_stats=False)
+    (workdir / "model.txt").write_text(f"{table}\n{work:,} multiply-adds on (Z, Y, X, C) = {one.shape[1:]}\n")
