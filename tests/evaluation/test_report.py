@@ -1,0 +1,103 @@
+"""Tables: numbers worked out by hand, files that other readers accept."""
+
+import csv
+import json
+import math
+
+import pytest
+
+from vsjax.evaluation import report
+from vsjax.evaluation.level import Metric
+
+METRICS = {"pearson": Metric("Pearson", "correlation"), "psnr": Metric("PSNR (dB)", "peak")}
+
+
+def row(channel: str, pearson: float, psnr: float = 20.0, units: str = "target", position: str = "A/1/0") -> report.Row:
+    return {"position": position, "time": 0, "channel": channel, "units": units, "pearson": pearson, "psnr": psnr,
+            "note": ""}  # fmt: skip
+
+
+ROWS = [
+    row("nuclei", 0.5, math.inf),
+    row("nuclei", 0.7, 30.0),
+    row("nuclei", math.nan, 34.0),
+    row("membrane", 0.25, math.nan),
+    row("nuclei", 0.9, units="standardized"),
+]
+
+
+def test_summary_is_over_finite_values_and_keeps_units_apart():
+    nuclei, membrane, other = report.summarize(ROWS, METRICS)
+    assert (nuclei["channel"], nuclei["units"], nuclei["stacks"]) == ("nuclei", "target", 3)
+    assert nuclei["pearson_mean"] == pytest.approx(0.6)
+    assert nuclei["pearson_sd"] == pytest.approx(math.sqrt(0.02))  # ((-.1)² + .1²) / (2 - 1)
+    assert nuclei["pearson_n"] == 2
+    assert nuclei["psnr_mean"] == pytest.approx(32)
+    assert (membrane["pearson_mean"], membrane["pearson_n"], membrane["psnr_n"]) == (0.25, 1, 0)
+    assert math.isnan(membrane["pearson_sd"])
+    assert math.isnan(membrane["psnr_mean"])
+    assert (other["units"], other["pearson_mean"]) == ("standardized", 0.9)
+
+
+def test_files_are_strict_json_and_csv_with_the_same_numbers(tmp_path):
+    report.write_tables(tmp_path, ROWS, METRICS, {"target": "Prøve.zarr"})
+
+    def refuse(constant: str) -> None:
+        raise AssertionError(f"{constant} is not JSON")
+
+    content = json.loads((tmp_path / "metrics.json").read_text(encoding="utf-8"), parse_constant=refuse)
+    assert content["target"] == "Prøve.zarr"
+    assert content["metrics"] == {"pearson": "correlation", "psnr": "peak"}
+    assert [r["pearson"] for r in content["rows"]] == [0.5, 0.7, None, 0.25, 0.9]
+    assert content["rows"][0]["psnr"] == "inf"
+    with (tmp_path / "metrics.csv").open(newline="", encoding="utf-8") as file:
+        table = list(csv.DictReader(file))
+    assert [r["channel"] for r in table] == [r["channel"] for r in ROWS]
+    assert [float(r["pearson"]) for r in table] == pytest.approx([r["pearson"] for r in ROWS], nan_ok=True)
+    with (tmp_path / "summary.csv").open(newline="", encoding="utf-8") as file:
+        assert [float(r["pearson_mean"]) for r in csv.DictReader(file)] == pytest.approx([0.6, 0.25, 0.9])
+    assert {path.name for path in tmp_path.iterdir()} == {"metrics.csv", "summary.csv", "metrics.json"}
+
+
+def test_interrupted_write_leaves_the_old_file(tmp_path):
+    path = tmp_path / "metrics.csv"
+    path.write_text("old")
+
+    def interrupted() -> None:
+        with report.replacing(path) as temporary:
+            temporary.write_text("half of the n")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_printed_table_lines_up_and_shows_what_is_missing():
+    lines = report.format_summary(report.summarize(ROWS, METRICS), METRICS).splitlines()
+    assert lines[1].split("  ")[0] == "nuclei"
+    assert "0.600 ± 0.141 (n=2)" in lines[1]
+    assert "32.0 ± 2.8 (n=2)" in lines[1]
+    membrane = lines[2]
+    assert "0.250" in membrane
+    assert "±" not in membrane
+    start = lines[0].index("units")
+    assert [line[start:] for line in lines[1:]] == ["target", "target", "standardized"]
+
+
+@pytest.mark.parametrize(
+    ("mean", "sd", "want"),
+    [
+        (0.0, 0.0, "0.000 ± 0.000"),
+        (0.8512, 0.0123, "0.851 ± 0.012"),
+        (-0.3, 0.2, "-0.300 ± 0.200"),
+        (33.51, 0.94, "33.5 ± 0.9"),
+        (1227.4, 403.2, "1227 ± 403"),
+        (991834.0, 462000.0, "9.92e+05 ± 4.6e+05"),
+        (0.00012, 0.00003, "0.00012 ± 3e-05"),
+    ],
+)
+def test_cells_show_three_digits(mean, sd, want):
+    entry = {"channel": "nuclei", "units": "target", "stacks": 2, "a_mean": mean, "a_sd": sd, "a_n": 2}
+    assert want in report.format_summary([entry], {"a": Metric("A", "")})

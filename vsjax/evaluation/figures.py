@@ -1,0 +1,182 @@
+"""Pictures of a report: each metric per position, and source, target and prediction side by side."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patheffects import withStroke
+from matplotlib.ticker import MaxNLocator
+
+from vsjax.evaluation.level import Metric
+from vsjax.evaluation.report import Row, replacing
+
+COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")  # Okabe & Ito
+DPI = 160
+MAX_LABELS = 16
+MAX_PIXELS = 512  # a larger field is shown by its centre, so that a cell stays visible
+STYLE = {
+    "font.size": 9,
+    "font.family": "DejaVu Sans",
+    "mathtext.fontset": "dejavusans",
+    "axes.formatter.use_mathtext": False,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.titlesize": 10,
+    "axes.labelsize": 9,
+    "legend.frameon": False,
+    "figure.facecolor": "white",
+}
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One row of a figure: 2-D images `[Y, X]` of the same slice; target and prediction in the same units."""
+
+    label: str
+    source: np.ndarray
+    target: np.ndarray
+    prediction: np.ndarray
+    pixel_size_um: tuple[float, float]  # y, x
+
+
+def plot_metrics(path: Path, rows: Sequence[Row], metrics: Mapping[str, Metric]) -> None:
+    """A dot per stack: metric against position, a colour per channel, a dashed line at each channel's mean."""
+    positions = list(dict.fromkeys(row["position"] for row in rows))
+    channels = list(dict.fromkeys(row["channel"] for row in rows))
+    columns = min(3, len(metrics))
+    lines = -(-len(metrics) // columns)
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(3.4 * columns + 0.4, 2.5 * lines + 0.7), dpi=DPI, layout="constrained")
+        axes = figure.subplots(lines, columns, sharex=True, squeeze=False).ravel()
+        for axis, (name, metric) in zip(axes, metrics.items(), strict=False):
+            _strip(axis, rows, name, positions, channels)
+            axis.set_title(metric.label, loc="left", fontweight="bold")
+        for axis in axes[len(metrics) :]:
+            axis.set_visible(False)
+        for axis in axes[-columns:]:
+            _label_positions(axis, positions)
+        handles, labels = axes[0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside upper center", ncols=min(len(channels), 6), markerscale=1.3)
+        _save(figure, path)
+
+
+def plot_panels(path: Path, channel: str, source_name: str, panels: Sequence[Panel], caption: str) -> None:
+    """Rows of source, target, prediction and difference.
+
+    Target and prediction share one contrast, the target's 1st to 99.8th percentile, so that a pale prediction looks
+    pale; the difference goes from blue to red over plus and minus half that range.
+    """
+    titles = [f"{source_name} (source)", f"{channel} (target)", f"{channel} (prediction)", "prediction − target"]
+    height, width = panels[0].target.shape
+    cell = 2.7 * height * panels[0].pixel_size_um[0] / (width * panels[0].pixel_size_um[1])
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(4 * 2.7 + 1.1, len(panels) * cell + 0.7), dpi=DPI, layout="constrained")
+        figure.get_layout_engine().set(w_pad=0.02, h_pad=0.02, wspace=0.01, hspace=0.01)
+        axes = figure.subplots(len(panels), 4, squeeze=False)
+        for row, panel in zip(axes, panels, strict=True):
+            _draw_panel(row, panel)
+        for axis, title in zip(axes[0], titles, strict=True):
+            axis.set_title(title)
+        figure.supxlabel(caption, fontsize=8, color="0.35")
+        _save(figure, path)
+
+
+def slice_to_show(target: np.ndarray) -> int:
+    """The z slice of `[Z, Y, X]` with the greatest contrast; of equal ones the middlemost."""
+    spread = np.nan_to_num([plane.std(dtype=np.float64) for plane in target])
+    middle = (len(spread) - 1) / 2
+    return min(np.flatnonzero(spread >= 0.999 * spread.max()), key=lambda z: abs(z - middle))
+
+
+def centre(shape: tuple[int, int], at_most: int = MAX_PIXELS) -> tuple[slice, slice]:
+    """The middle of an image `shape`, at most so many pixels wide and high."""
+    starts = [max(0, (size - at_most) // 2) for size in shape]
+    return tuple(slice(start, start + min(size, at_most)) for start, size in zip(starts, shape, strict=True))
+
+
+def scale_bar_um(width_um: float) -> float:
+    """Length of the scale bar for an image so wide: 1, 2 or 5 times a power of ten, at most a third of the width."""
+    power = 10.0 ** np.floor(np.log10(width_um / 3))
+    return float(power * max(step for step in (1, 2, 5) if step * power <= width_um / 3 * (1 + 1e-9)))
+
+
+def _strip(axis: Axes, rows: Sequence[Row], name: str, positions: Sequence[str], channels: Sequence[str]) -> None:
+    place = {position: index for index, position in enumerate(positions)}
+    values = np.array([row[name] for row in rows], dtype=np.float64)
+    positive = values[np.isfinite(values) & (values > 0)]
+    if len(positive) == len(values) and positive.max() > 50 * positive.min():
+        axis.set_yscale("log")  # channels in raw units of their own
+    for index, channel in enumerate(channels):
+        members = [row for row in rows if row["channel"] == channel]
+        shift = 0.5 * (index - (len(channels) - 1) / 2) / max(len(channels), 1)
+        x = np.array([place[row["position"]] + shift for row in members])
+        y = np.array([row[name] for row in members], dtype=np.float64)
+        finite = np.isfinite(y)
+        color = COLORS[index % len(COLORS)]
+        axis.scatter(x[finite], y[finite], s=22, color=color, alpha=0.85, linewidths=0, label=channel, zorder=3)
+        if finite.any():
+            axis.axhline(y[finite].mean(), color=color, linewidth=0.9, linestyle=(0, (4, 3)), alpha=0.7, zorder=2)
+    axis.set_xlim(-0.6, len(positions) - 0.4)
+    axis.grid(axis="y", color="0.92", linewidth=0.7)
+    axis.tick_params(axis="x", length=0)
+
+
+def _label_positions(axis: Axes, positions: Sequence[str]) -> None:
+    step = -(-len(positions) // MAX_LABELS)
+    crowded = sum(len(name) for name in positions[::step]) > 36
+    axis.set_xticks(range(0, len(positions), step), positions[::step], rotation=60 if crowded else 0,
+                    ha="right" if crowded else "center", rotation_mode="anchor" if crowded else None)  # fmt: skip
+
+
+def _draw_panel(axes: Sequence[Axes], panel: Panel) -> None:
+    low, high = _limits(panel.target, 1, 99.8)
+    aspect = panel.pixel_size_um[0] / panel.pixel_size_um[1]
+    options = {"aspect": aspect, "interpolation": "nearest"}
+    axes[0].imshow(panel.source, cmap="gray", **_named(_limits(panel.source, 0.5, 99.5)), **options)
+    axes[1].imshow(panel.target, cmap="gray", vmin=low, vmax=high, **options)
+    axes[2].imshow(panel.prediction, cmap="gray", vmin=low, vmax=high, **options)
+    half = (high - low) / 2
+    shown = axes[3].imshow(panel.prediction - panel.target, cmap="RdBu_r", vmin=-half, vmax=half, **options)
+    bar = axes[3].figure.colorbar(shown, ax=axes[3], shrink=0.8, pad=0.02, aspect=18, ticks=MaxNLocator(5))
+    bar.outline.set_visible(False)
+    bar.ax.tick_params(labelsize=7, length=2)
+    for axis in axes:
+        axis.set_xticks([])
+        axis.set_yticks([])
+        axis.spines[:].set_visible(False)
+    axes[0].set_ylabel(panel.label, fontsize=9)
+    _scale_bar(axes[0], panel)
+
+
+def _scale_bar(axis: Axes, panel: Panel) -> None:
+    height, width = panel.source.shape
+    length_um = scale_bar_um(width * panel.pixel_size_um[1])
+    length = length_um / panel.pixel_size_um[1]
+    right, bottom = width * 0.96, height * 0.95
+    outline = [withStroke(linewidth=3.5, foreground="black")]
+    axis.plot([right - length, right], [bottom, bottom], color="white", linewidth=2.5, solid_capstyle="butt",
+              path_effects=[withStroke(linewidth=4, foreground="black")])  # fmt: skip
+    axis.text(right - length / 2, bottom - 0.02 * height, f"{length_um:g} µm", color="white", ha="center", va="bottom",
+              fontsize=9, fontweight="bold", path_effects=outline)  # fmt: skip
+    axis.set_xlim(-0.5, width - 0.5)
+    axis.set_ylim(height - 0.5, -0.5)
+
+
+def _limits(image: np.ndarray, low: float, high: float) -> tuple[float, float]:
+    """Robust contrast limits; a constant or non-finite image gets some that can be drawn."""
+    finite = image[np.isfinite(image)]
+    bottom, top = (float(v) for v in np.percentile(finite, [low, high])) if finite.size else (0.0, 1.0)
+    return (bottom, top) if top > bottom else (bottom - 0.5, bottom + 0.5)
+
+
+def _named(limits: tuple[float, float]) -> dict[str, float]:
+    return {"vmin": limits[0], "vmax": limits[1]}
+
+
+def _save(figure: Figure, path: Path) -> None:
+    with replacing(path) as temporary:
+        figure.savefig(temporary, format="png")
