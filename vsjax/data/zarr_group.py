@@ -114,5 +114,5 @@ def open_top(store: Store) -> tuple[Group, dict[str, Any]]:
     if not store.exists():
         raise UserError(f"{store.url}: does not exist; check the path to the OME-Zarr plate or image")
     raise UserError(
-        f"{store.url}: is not a zarr (no zarr.json, .zgroup or .zattrs in it); give an OME-Zarr plate's or image's folder"
+        f"{store.url}: is not a zarr (no zarr.json, .zgroup or .zattrs in it); give an OME-Zarr plate or image"
     )
