@@ -6,6 +6,7 @@ documents without a version. Writing is in `ngff_write.py`.
 """
 
 import math
+import re
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -46,7 +47,8 @@ _UNIT_IN_UM = {
     **{"pixel": 1.0, "": 1.0},  # no physical unit: the number is taken as µm, as without a unit
 }
 
-Name = Annotated[str, pydantic.StringConstraints(pattern=r"^[A-Za-z0-9_-][A-Za-z0-9._-]*$")]
+_NAME_PATTERN = r"^[A-Za-z0-9_-][A-Za-z0-9._-]*$"
+Name = Annotated[str, pydantic.StringConstraints(pattern=_NAME_PATTERN)]
 
 
 class LenientRow(Row):
@@ -102,6 +104,11 @@ class ImageMetadata:
     scales: tuple[tuple[float, ...], ...]
     pixel_size_um: tuple[float, float, float]
     channel_labels: tuple[str | None, ...]
+
+
+def is_name(text: str) -> bool:
+    """Whether `text` can name a row, column, field or label: one part of a path that is no zarr document."""
+    return re.fullmatch(_NAME_PATTERN, text) is not None and text != "zarr.json"
 
 
 def ome_attributes(attributes: dict[str, Any], zarr_format: int, where: str) -> tuple[dict[str, Any], str]:

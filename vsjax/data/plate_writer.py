@@ -99,8 +99,9 @@ def _continue(
         raise UserError(
             f"{group.where}: is OME-NGFF {found}, not {version}; resume with that version or choose another name"
         )
-    if ("plate" in ome) != is_hcs:
-        kind = "a plate" if "plate" in ome else "a single image"
+    begun = set(ome) - {"version"} if version == "0.5" else set(ome) & {"plate", "multiscales", "well", "labels"}
+    if begun and ("plate" in ome) != is_hcs:  # else it was stopped before its first document
+        kind = "a plate" if "plate" in ome else "no plate"
         raise UserError(
             f"{group.where}: is {kind}, so it cannot be gone on with as the other kind; choose another name"
         )
@@ -114,13 +115,9 @@ def _continue(
 
 def _check_position_name(name: str, url: str) -> str:
     check_relative(name, f"{url}: position {name!r}")
-    allowed = all(
-        part.isascii() and part.replace("-", "").replace("_", "").replace(".", "").isalnum() for part in name.split("/")
-    )
-    if name.count("/") != 2 or not allowed:
-        raise UserError(
-            f"{url}: the position name {name!r} is not row/column/field of letters and digits, such as A/4/0"
-        )
+    parts = name.split("/")
+    if len(parts) != 3 or not all(ngff.is_name(part) for part in parts):
+        raise UserError(f"{url}: the position name {name!r} is not row/column/field of letters and digits; try A/4/0")
     return name
 
 
@@ -164,8 +161,7 @@ class PlateWriter:
         else:
             for well, images in by_well.items():
                 self._extend_well(well, images)
-        if by_well:
-            self._group.update(lambda attributes: self._with_wells(attributes, list(by_well)))
+        self._group.update(lambda attributes: self._with_wells(attributes, list(by_well)))
         self._registered.update(position_names)
 
     def create_position(
@@ -241,7 +237,7 @@ class PlateWriter:
         image = self._position(group, position_name)
         where = f"{group.url}/labels"
         check_relative(label_name, where)
-        if "/" in label_name or not label_name.isascii():
+        if not ngff.is_name(label_name):
             raise UserError(f"{where}: the label name {label_name!r} is not letters and digits, such as nuclei")
         if np.dtype(dtype).kind not in "iu":
             raise UserError(f"{where}/{label_name}: labels are whole numbers, not {np.dtype(dtype).name}; use int32")
@@ -312,7 +308,8 @@ class PlateWriter:
         def change(attributes: dict[str, Any]) -> dict[str, Any]:
             ome, _ = ngff.ome_attributes(attributes, group.zarr_format, group.where)
             old = ngff.parse_well(ome, self.ngff_version, group.where) if "well" in ome else ()
-            new = [image for image in dict.fromkeys(images) if image not in set(old)]
+            seen = set(old)
+            new = [image for image in dict.fromkeys(images) if image not in seen]
             if "well" in ome:
                 listed = [*ome["well"]["images"], *({"path": image} for image in new)]
                 part = {"well": {**ome["well"], "images": listed}} if new else {"well": ome["well"]}
@@ -332,7 +329,8 @@ class PlateWriter:
         """The plate's attributes with further wells at the end of its list, rows and columns likewise."""
         ome, _ = ngff.ome_attributes(attributes, self._group.zarr_format, self._group.where)
         known = ngff.parse_plate(ome, self.ngff_version, self._group.where) if "plate" in ome else ()
-        new = [well for well in wells if well not in set(known)]
+        seen = set(known)
+        new = [well for well in wells if well not in seen]
         if not new and "plate" in ome:
             return attributes
         part = ngff_write.plate_part([*known, *new], self.ngff_version)

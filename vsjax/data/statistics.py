@@ -87,13 +87,8 @@ def write_statistics(
     """
     if grid < 1:
         raise UserError(f"{plate.url}: grid: {grid} is not a distance in pixels; give 1 or more")
-    first = next(plate.positions(), None)
-    if first is None:
-        raise UserError(f"{plate.url}: has no positions; write images into it first")
-    wanted = first.channel_names if channels is None else channels
-    names = list(dict.fromkeys(first.channel_names[first.channel_index(channel)] for channel in wanted))
     progress = progress or (lambda items, **_: items)
-    total = sum(1 for _ in plate.iter_position_names())
+    names, total = _check_channels(plate, channels)
     with ThreadPoolExecutor(workers) as pool:
         dataset, times = _scan(
             plate, names, grid, workers, pool, lambda items: progress(items, total=total, desc="sampling")
@@ -103,6 +98,22 @@ def write_statistics(
         _write(position, shared)
     _write(plate, shared)  # last, so that a plate that has them is a plate whose positions have them
     return dataset
+
+
+def _check_channels(plate: Plate, channels: Sequence[str | int] | None) -> tuple[list[str], int]:
+    """The channels' names, which every position must have, and the number of positions; nothing is written yet."""
+    names: list[str] | None = None
+    total = 0
+    for position in plate.positions():
+        if names is None:
+            wanted = position.channel_names if channels is None else channels
+            names = list(dict.fromkeys(position.channel_names[position.channel_index(c)] for c in wanted))
+        for name in names:
+            position.channel_index(name)
+        total += 1
+    if not names:
+        raise UserError(f"{plate.url}: has no positions; write images into it first")
+    return names, total
 
 
 def _scan(

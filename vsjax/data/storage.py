@@ -3,11 +3,11 @@
 All that vsjax reads or writes of a plate goes through `Store`; paths are checked, so nothing outside it is touched.
 """
 
+import copy
 import functools
 import json
 import os
 import shutil
-import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -92,7 +92,6 @@ class Store:
         self.url = str(url).rstrip("/") or "/"
         self.spec = kvstore_spec(url)
         self.local_path = Path(self.spec["path"]) if self.spec["driver"] == "file" else None
-        self._lock = threading.Lock()
 
     @functools.cached_property
     def _kvstore(self) -> ts.KvStore:
@@ -112,7 +111,13 @@ class Store:
 
     def parse_json(self, key: str, future: ts.Future) -> dict[str, Any] | None:
         """The JSON object that `read_async(key)` brings, None where there is none; UserError where it is not one."""
-        value = resolve(future, self.address(key))
+        try:
+            value = resolve(future, self.address(key))
+        except UserError as error:
+            # A bucket that does not let its objects be listed answers "forbidden" for one that is not there.
+            if self.local_path is None and "PERMISSION_DENIED" in str(error):
+                return None
+            raise
         return None if value.state == "missing" else parse_object(value.value, self.address(key))
 
     def read_json(self, key: str) -> dict[str, Any] | None:
@@ -141,17 +146,15 @@ class Store:
         """
         self._check_writable()
         where = self.address(key)
-        with self._lock:
-            for _ in range(_UPDATE_ATTEMPTS):
-                old = resolve(self._kvstore.read(key), where)
-                document = {} if old.state == "missing" else parse_object(old.value, where)
-                new = change(json.loads(json.dumps(document)))
-                if old.state != "missing" and new == document:
-                    return new
-                generation = old.stamp.generation
-                written = self._kvstore.write(key, _encode(new), if_equal=generation)
-                if resolve(written, where, action="written").generation:
-                    return new
+        for _ in range(_UPDATE_ATTEMPTS):
+            old = resolve(self._kvstore.read(key), where)
+            document = {} if old.state == "missing" else parse_object(old.value, where)
+            new = change(copy.deepcopy(document))
+            if old.state != "missing" and new == document:
+                return new
+            written = self._kvstore.write(key, _encode(new), if_equal=old.stamp.generation)
+            if resolve(written, where, action="written").generation:  # empty where the document has changed meanwhile
+                return new
         raise UserError(f"{where}: other programs keep changing this file; stop them and try again")
 
     def exists(self) -> bool:
