@@ -14,11 +14,11 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from vsjax.data.plate import Plate, open_plate, read
+from vsjax.data.plate import open_plate, read
 from vsjax.errors import UserError
 from vsjax.evaluation import figures, pixel, report
 from vsjax.evaluation.level import Level
-from vsjax.evaluation.pairing import CHOICES, UNITS, Job, pair_plates
+from vsjax.evaluation.pairing import CHOICES, UNITS, Job, pair_plates, source_channel
 from vsjax.program import run_program
 from vsjax.version import __version__
 
@@ -46,7 +46,7 @@ def evaluate(
         output: directory for the report.
         channels: the target's names; all that were predicted if `None`.
         positions: names; all of the prediction if `None`.
-        source: channel of the target plate to show beside them; its first that is not evaluated if `None`.
+        source: channel of the target plate to show beside them; the one that was predicted from if `None`.
         units: in which to compare, one of `pairing.CHOICES`.
         overwrite: replace the files of an earlier report; other files in `output` are left alone.
 
@@ -57,11 +57,14 @@ def evaluate(
         UserError: nothing to compare, a prediction unfinished, or an output that exists.
     """
     output = Path(output)
-    target_plate = open_plate(target)
-    jobs = pair_plates(open_plate(prediction), target_plate, channels=channels, positions=positions, units=units)
-    source = _source_channel(jobs, target_plate, source)
+    plates = open_plate(prediction), open_plate(target)
+    jobs = pair_plates(*plates, channels=channels, positions=positions, units=units)
+    source = source or source_channel(jobs)
+    for job in jobs:
+        job.target.channel_index(source)  # its error lists those that exist
     _make_output(output, overwrite)
     rows = [_measure(job) for job in tqdm(jobs, desc="evaluate", unit="stack")]
+    (output / "metrics.json").unlink(missing_ok=True)  # from here to its end the report is incomplete
     figures.plot_metrics(output / "metrics.png", rows, METRICS)
     for channel, name in _panel_names(jobs).items():
         _plot_panels(output / name, channel, source, jobs, rows)
@@ -86,46 +89,31 @@ def _plot_panels(path: Path, channel: str, source: str, jobs: Sequence[Job], row
     members = [(row, job) for row, job in zip(rows, jobs, strict=True) if row["channel"] == channel]
     members.sort(key=lambda member: np.nan_to_num(member[0][RANKED_BY], nan=-np.inf), reverse=True)
     ranks = {"best": 0, "median": len(members) // 2, "worst": len(members) - 1}
-    chosen = {index: rank for rank, index in reversed(ranks.items())}  # of equal ones the first name stays
-    panels, slices = [], set()
-    for index in sorted(chosen):
-        row, job = members[index]
-        panel, z = _panel(job, source, chosen[index] if len(members) > 1 else "", row[RANKED_BY])
-        panels.append(panel)
-        slices.add(z)
-    depth = f"z slice {', '.join(str(z) for z in sorted(slices))} of {job.target.shape[2]} (most contrast)"
-    cropped = max(job.target.shape[3:]) > figures.MAX_PIXELS
-    caption = f"Target and prediction share one contrast · {depth}" + (
-        f" · central {panels[0].target.shape[0]} x {panels[0].target.shape[1]} pixels" if cropped else ""
+    chosen = {index: rank for rank, index in reversed(ranks.items())} if len(members) > 1 else {0: "only"}
+    panels = [_panel(members[index][1], source, rank, members[index][0]) for index, rank in sorted(chosen.items())]
+    caption = (
+        "target and prediction share one contrast, the target's 1st to 99.8th percentile · "
+        "shown where the target has most contrast"
     )
     figures.plot_panels(path, channel, source, panels, caption)
 
 
-def _panel(job: Job, source: str, rank: str, score: float) -> tuple[figures.Panel, int]:
+def _panel(job: Job, source: str, rank: str, row: report.Row) -> figures.Panel:
     pair = job.read()
     z = figures.slice_to_show(pair.target)
-    view = figures.centre(pair.target.shape[1:])
+    view = figures.view_to_show(pair.target[z])
     array = job.target.array()[job.time, job.target.channel_index(source), z]
-    time = f" · t {pair.time}" if job.target.shape[0] > 1 else ""
-    label = f"{rank}: {pair.position}{time}" if rank else f"{pair.position}{time}"
-    panel = figures.Panel(
-        label=f"{label}\n{METRICS[RANKED_BY].label} {score:.3f}",
-        source=np.asarray(read(array[view].read(), job.target.url), dtype=np.float32),
-        target=pair.target[z][view],
-        prediction=pair.prediction[z][view],
+    where = [f"{rank}: {pair.position}"]
+    where += [f"t {pair.time}"] if job.target.shape[0] > 1 else []
+    where += [f"z {z}"] if job.target.shape[2] > 1 else []
+    return figures.Panel(
+        label=f"{' · '.join(where)}\n{METRICS[RANKED_BY].label} {row[RANKED_BY]:.3f}",
+        source=np.asarray(read(array.read(), job.target.url), dtype=np.float32),
+        target=pair.target[z].copy(),  # a view would keep the whole stack in memory
+        prediction=pair.prediction[z].copy(),
         pixel_size_um=tuple(pair.pixel_size_um[1:]),
+        view=view,
     )
-    return panel, z
-
-
-def _source_channel(jobs: Sequence[Job], target: Plate, source: str | None) -> str:
-    if source is not None:
-        for job in jobs:
-            job.target.channel_index(source)  # its error lists those that exist
-        return source
-    evaluated = {job.channel for job in jobs}
-    names = jobs[0].target.channel_names
-    return next((name for name in names if name not in evaluated), names[0])
 
 
 def _panel_names(jobs: Sequence[Job]) -> dict[str, str]:
@@ -158,7 +146,7 @@ def main() -> None:
     parser.add_argument("--output", required=True, help="directory for the report")
     parser.add_argument("--channels", nargs="+", help="the target's channel names; default: all that were predicted")
     parser.add_argument("--positions", nargs="+", help="such as A/1/0; default: all of the prediction")
-    parser.add_argument("--source", help="channel to show beside them; default: the first that is not evaluated")
+    parser.add_argument("--source", help="channel to show beside them; default: the one that was predicted from")
     parser.add_argument("--units", choices=CHOICES, default="auto",
                         help="; ".join(f"{name}: {meaning}" for name, meaning in UNITS.items()))  # fmt: skip
     parser.add_argument("--overwrite", action="store_true", help="replace the files of an earlier report")
@@ -167,6 +155,8 @@ def main() -> None:
     print(report.format_summary(summary, METRICS))
     for units in dict.fromkeys(entry["units"] for entry in summary):
         print(f"units {units}: {UNITS[units]}")
+    if noted := sum(entry["noted"] for entry in summary):
+        print(f"{noted} stacks carry a note, such as a constant target: see the column `note` of metrics.csv")
     print(f"report: {arguments['output']}")
 
 

@@ -13,7 +13,7 @@ import pytest
 from vsjax.data.plate import create_plate, open_plate
 from vsjax.errors import UserError
 from vsjax.evaluate import evaluate
-from vsjax.evaluation.pairing import pair_plates
+from vsjax.evaluation.pairing import pair_plates, source_channel
 
 POSITIONS = ("A/1/0", "A/1/1", "B/2/0")
 SHAPE = (2, 3, 2, 24, 30)  # T, C, Z, Y, X
@@ -140,7 +140,11 @@ def test_selection_of_positions_and_channels(tmp_path, target, predicted):
 def test_constant_target_is_a_note_not_a_crash(tmp_path, measured, predicted):
     measured["A/1/1"][1, 1] = 500
     target = write(tmp_path / "P.zarr", measured, CHANNELS)
-    evaluate(write(tmp_path / "S.zarr", predicted, NAMES), target, tmp_path / "r")
+    summary = evaluate(write(tmp_path / "S.zarr", predicted, NAMES), target, tmp_path / "r")
+    assert {entry["channel"]: (entry["pearson_n"], entry["noted"]) for entry in summary} == {
+        "nuclei": (5, 1),
+        "membrane": (6, 0),
+    }
     row = rows_of(tmp_path / "r")["A/1/1", 1, "nuclei"]
     assert row["pearson"] is None
     assert "constant" in row["note"]
@@ -154,6 +158,28 @@ def test_unfinished_position_is_named_and_an_earlier_report_survives(tmp_path, t
     with pytest.raises(UserError, match=r"time point 1 holds no finite pixel.*'B/2/0' is unfinished"):
         evaluate(partial, target, tmp_path / "r", overwrite=True)
     assert {path.name: path.read_bytes() for path in (tmp_path / "r").iterdir()} == before
+
+
+def test_interrupted_prediction_is_told_from_a_finished_one(tmp_path, target, predicted):
+    """What `vsjax.predict` leaves when it is killed: zeros that are not marked finished, and positions not begun."""
+    prediction = write(tmp_path / "S.zarr", predicted, NAMES, {"vsjax": {"units": "target", "finished": True}})
+    plate = open_plate(prediction)
+    assert len(pair_plates(plate, open_plate(target))) == 12
+    plate["A/1/1"].write_attribute("vsjax", {"units": "target", "finished": False, "finished_time_points": 1})
+    with pytest.raises(UserError, match=r"'A/1/1' is unfinished \(1 of 2 time points\).*vsjax.predict"):
+        evaluate(prediction, target, tmp_path / "r")
+    begun = create_plate(tmp_path / "begun.zarr", position_names=POSITIONS, attributes={"vsjax": {"checkpoint": "a"}})
+    with pytest.raises(UserError, match=r"'A/1/0' is not predicted yet.*vsjax.predict"):
+        evaluate(begun.url, target, tmp_path / "r")
+    assert not (tmp_path / "r").exists()
+
+
+def test_source_that_is_shown_is_the_one_predicted_from(tmp_path, target, predicted):
+    first = write(tmp_path / "a.zarr", predicted, ("membrane_prediction", "x_prediction"))
+    assert source_channel(pair_plates(open_plate(first), open_plate(target))) == "Phase"
+    stated = {"vsjax": {"units": "target", "source_channels": ["nuclei"]}}
+    second = write(tmp_path / "b.zarr", predicted, ("membrane_prediction", "x_prediction"), stated)
+    assert source_channel(pair_plates(open_plate(second), open_plate(target))) == "nuclei"
 
 
 def test_overwrite_is_asked_for_and_leaves_other_files_alone(tmp_path, target, predicted):

@@ -1,5 +1,7 @@
 """Figures: what can be measured in the picture itself, and the choices that lead to it."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -28,8 +30,11 @@ def test_slice_with_most_contrast_and_the_middle_of_equals():
     assert figures.slice_to_show(np.full((3, 4, 4), np.nan, np.float32)) == 1
 
 
-def test_centre_of_a_large_image():
-    assert figures.centre((1024, 300)) == (slice(256, 768), slice(0, 300))
+def test_view_of_a_large_image_shows_where_something_is():
+    image = np.zeros((1024, 300), np.float32)
+    assert figures.view_to_show(image) == (slice(256, 768), slice(0, 512))
+    image[900:1000, 50:100] = 1
+    assert figures.view_to_show(image) == (slice(512, 1024), slice(0, 512))
 
 
 def panel(prediction, target, pixel_size_um=(0.5, 0.5)):
@@ -53,6 +58,15 @@ def test_target_and_prediction_share_one_contrast():
     assert difference.get_clim()[0] == -difference.get_clim()[1]
 
 
+def test_contrast_of_a_part_is_that_of_the_whole_image():
+    target = np.random.default_rng(1).normal(0, 1, (160, 200))
+    target[:20] += 1000
+    view = (slice(60, 160), slice(0, 100))
+    axis = draw(dataclasses.replace(panel(target, target), view=view))[1]
+    assert axis.images[0].get_clim() == tuple(np.percentile(target, [1, 99.8]))
+    np.testing.assert_array_equal(axis.images[0].get_array(), target[view])
+
+
 def test_scale_bar_has_the_length_that_its_label_says():
     axes = draw(panel(np.eye(160, 200), np.eye(160, 200), pixel_size_um=(0.25, 0.5)))
     (line,) = axes[0].lines
@@ -72,7 +86,7 @@ def test_constant_and_nan_images_are_drawn(tmp_path):
 def test_every_finite_value_is_one_dot(tmp_path):
     """Two channels far apart in value: their colours are in the picture; NaN and infinity do not stop it."""
     rows = [
-        {"position": f"A/{n}/0", "time": 0, "channel": channel, "mse": value}
+        {"position": f"A/{n}/0", "time": 0, "channel": channel, "units": "target", "mse": value}
         for n, channel, value in [(1, "a", 1.0), (2, "a", np.nan), (1, "b", 1e6), (2, "b", np.inf)]
     ]
     figures.plot_metrics(tmp_path / "m.png", rows, {"mse": Metric("MSE", "")})

@@ -17,7 +17,8 @@ from vsjax.evaluation.report import Row, replacing
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")  # Okabe & Ito
 DPI = 160
 MAX_LABELS = 16
-MAX_PIXELS = 512  # a larger field is shown by its centre, so that a cell stays visible
+MAX_PIXELS = 512  # of a larger field a part is shown, so that a cell stays visible
+View = tuple[slice, slice]
 STYLE = {
     "font.size": 9,
     "font.family": "DejaVu Sans",
@@ -34,13 +35,17 @@ STYLE = {
 
 @dataclass(frozen=True)
 class Panel:
-    """One row of a figure: 2-D images `[Y, X]` of the same slice; target and prediction in the same units."""
+    """One row of a figure: 2-D images `[Y, X]` of the same slice; target and prediction in the same units.
+
+    Contrast is set by the whole images, so that the noise of an empty part is not blown up; `view` is drawn.
+    """
 
     label: str
     source: np.ndarray
     target: np.ndarray
     prediction: np.ndarray
     pixel_size_um: tuple[float, float]  # y, x
+    view: View = (slice(None), slice(None))
 
 
 def plot_metrics(path: Path, rows: Sequence[Row], metrics: Mapping[str, Metric]) -> None:
@@ -60,6 +65,7 @@ def plot_metrics(path: Path, rows: Sequence[Row], metrics: Mapping[str, Metric])
         for axis in axes[-columns:]:
             _label_positions(axis, positions)
         handles, labels = axes[0].get_legend_handles_labels()
+        figure.supxlabel(f"units: {', '.join(dict.fromkeys(row['units'] for row in rows))}", fontsize=8, color="0.35")
         figure.legend(handles, labels, loc="outside upper center", ncols=min(len(channels), 6), markerscale=1.3)
         _save(figure, path)
 
@@ -71,7 +77,7 @@ def plot_panels(path: Path, channel: str, source_name: str, panels: Sequence[Pan
     pale; the difference goes from blue to red over plus and minus half that range.
     """
     titles = [f"{source_name} (source)", f"{channel} (target)", f"{channel} (prediction)", "prediction − target"]
-    height, width = panels[0].target.shape
+    height, width = panels[0].target[panels[0].view].shape
     cell = 2.7 * height * panels[0].pixel_size_um[0] / (width * panels[0].pixel_size_um[1])
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(4 * 2.7 + 1.1, len(panels) * cell + 0.7), dpi=DPI, layout="constrained")
@@ -92,10 +98,12 @@ def slice_to_show(target: np.ndarray) -> int:
     return min(np.flatnonzero(spread >= 0.999 * spread.max()), key=lambda z: abs(z - middle))
 
 
-def centre(shape: tuple[int, int], at_most: int = MAX_PIXELS) -> tuple[slice, slice]:
-    """The middle of an image `shape`, at most so many pixels wide and high."""
-    starts = [max(0, (size - at_most) // 2) for size in shape]
-    return tuple(slice(start, start + min(size, at_most)) for start, size in zip(starts, shape, strict=True))
+def view_to_show(image: np.ndarray, at_most: int = MAX_PIXELS) -> View:
+    """The part of an image, at most so many pixels wide and high, with the greatest contrast: the middle, a corner or
+    halfway between; of equal ones the middle."""
+    starts = [[max(0, n - at_most) // 2, 0, max(0, n - at_most)] for n in image.shape]
+    views = [(slice(y, y + at_most), slice(x, x + at_most)) for y in starts[0] for x in starts[1]]
+    return views[int(np.argmax([np.nan_to_num(image[view].std(dtype=np.float64)) for view in views]))]
 
 
 def scale_bar_um(width_um: float) -> float:
@@ -134,13 +142,16 @@ def _label_positions(axis: Axes, positions: Sequence[str]) -> None:
 
 def _draw_panel(axes: Sequence[Axes], panel: Panel) -> None:
     low, high = _limits(panel.target, 1, 99.8)
-    aspect = panel.pixel_size_um[0] / panel.pixel_size_um[1]
-    options = {"aspect": aspect, "interpolation": "nearest"}
-    axes[0].imshow(panel.source, cmap="gray", **_named(_limits(panel.source, 0.5, 99.5)), **options)
-    axes[1].imshow(panel.target, cmap="gray", vmin=low, vmax=high, **options)
-    axes[2].imshow(panel.prediction, cmap="gray", vmin=low, vmax=high, **options)
     half = (high - low) / 2
-    shown = axes[3].imshow(panel.prediction - panel.target, cmap="RdBu_r", vmin=-half, vmax=half, **options)
+    images = (
+        (panel.source, "gray", _limits(panel.source, 0.5, 99.5)),
+        (panel.target, "gray", (low, high)),
+        (panel.prediction, "gray", (low, high)),
+        (panel.prediction - panel.target, "RdBu_r", (-half, half)),
+    )
+    aspect = panel.pixel_size_um[0] / panel.pixel_size_um[1]
+    for axis, (image, cmap, limits) in zip(axes, images, strict=True):
+        shown = axis.imshow(image[panel.view], cmap, vmin=limits[0], vmax=limits[1], aspect=aspect)
     bar = axes[3].figure.colorbar(shown, ax=axes[3], shrink=0.8, pad=0.02, aspect=18, ticks=MaxNLocator(5))
     bar.outline.set_visible(False)
     bar.ax.tick_params(labelsize=7, length=2)
@@ -153,7 +164,7 @@ def _draw_panel(axes: Sequence[Axes], panel: Panel) -> None:
 
 
 def _scale_bar(axis: Axes, panel: Panel) -> None:
-    height, width = panel.source.shape
+    height, width = panel.source[panel.view].shape
     length_um = scale_bar_um(width * panel.pixel_size_um[1])
     length = length_um / panel.pixel_size_um[1]
     right, bottom = width * 0.96, height * 0.95
@@ -171,10 +182,6 @@ def _limits(image: np.ndarray, low: float, high: float) -> tuple[float, float]:
     finite = image[np.isfinite(image)]
     bottom, top = (float(v) for v in np.percentile(finite, [low, high])) if finite.size else (0.0, 1.0)
     return (bottom, top) if top > bottom else (bottom - 0.5, bottom + 0.5)
-
-
-def _named(limits: tuple[float, float]) -> dict[str, float]:
-    return {"vmin": limits[0], "vmax": limits[1]}
 
 
 def _save(figure: Figure, path: Path) -> None:

@@ -94,7 +94,8 @@ def pair_plates(
             a key of `UNITS` enforces that convention.
 
     Raises:
-        UserError: a position or channel is missing on one side, shapes differ, or the wanted units cannot be had.
+        UserError: a position or channel is missing on one side, a prediction is unfinished, shapes differ, or the
+            wanted units cannot be had.
     """
     names = list(dict.fromkeys(positions)) if positions else list(prediction.position_names)
     for plate, others in ((prediction, "--positions"), (target, "the prediction plate, or give --positions")):
@@ -103,7 +104,35 @@ def pair_plates(
         if missing:
             raise UserError(f"{plate.url}: has no position {_some(missing)}; it has {_some(plate.position_names)}; "
                             f"check {others}")  # fmt: skip
-    return [job for name in names for job in _pair_position(prediction[name], target[name], channels, units)]
+    jobs = []
+    for name in names:
+        _check_finished(prediction, prediction[name])
+        jobs += _pair_position(prediction[name], target[name], channels, units)
+    return jobs
+
+
+def _check_finished(plate: Plate, position: Position) -> None:
+    """UserError where `vsjax.predict` has not got to this position, or was interrupted within it."""
+    remedy = "run the same `python -m vsjax.predict` again, it continues, or choose others with --positions"
+    try:
+        record = _dictionary(position.attributes.get(ATTRIBUTE))
+    except UserError as error:  # it is listed, but not there
+        if ATTRIBUTE in plate.attributes:
+            raise UserError(f"{plate.url}: position {position.name!r} is not predicted yet; {remedy}") from error
+        raise
+    if record.get("finished", True) is not True:
+        done = f"{record.get('finished_time_points', 0)} of {position.shape[0]} time points"
+        raise UserError(f"{plate.url}: position {position.name!r} is unfinished ({done}); {remedy}")
+
+
+def source_channel(jobs: Sequence[Job]) -> str:
+    """The channel of the target plate that was predicted from, or else its first that is not evaluated."""
+    first = jobs[0]
+    stated = _dictionary(first.prediction.attributes.get(ATTRIBUTE)).get("source_channels")
+    candidates = [*(stated if isinstance(stated, list) else []), *first.target.channel_names]
+    evaluated = {job.channel for job in jobs}
+    usable = (name for name in candidates if name in first.target.channel_names and name not in evaluated)
+    return next(usable, first.target.channel_names[0])
 
 
 def _pair_position(prediction: Position, target: Position, channels: Sequence[str] | None, units: str) -> list[Job]:

@@ -24,8 +24,8 @@ def summarize(rows: Sequence[Row], metrics: Mapping[str, Metric]) -> list[Row]:
     """One row per channel (and units, where these differ between positions).
 
     Returns:
-        Rows with `channel`, `units`, `stacks` and per metric `NAME_mean`, `NAME_sd` (of a sample: n - 1; NaN for one
-        value) and `NAME_n`, the number of finite values.
+        Rows with `channel`, `units`, `stacks`, `noted` (how many of these carry a note) and per metric `NAME_mean`,
+        `NAME_sd` (of a sample: n - 1; NaN for one value) and `NAME_n`, the number of finite values.
     """
     groups: dict[tuple[str, str], list[Row]] = {}
     for row in rows:
@@ -33,6 +33,7 @@ def summarize(rows: Sequence[Row], metrics: Mapping[str, Metric]) -> list[Row]:
     summary = []
     for (channel, units), members in groups.items():
         entry: Row = {"channel": channel, "units": units, "stacks": len(members)}
+        entry["noted"] = sum(bool(row["note"]) for row in members)
         for name in metrics:
             values = np.array([row[name] for row in members], dtype=np.float64)
             values = values[np.isfinite(values)]
