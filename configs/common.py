@@ -1,21 +1,24 @@
 """What every experiment shares. A config is this, with the fields that the experiment changes."""
 
 import dataclasses
+from typing import Any
 
 from ml_collections import ConfigDict
+from ml_collections.config_dict import placeholder
 
 from vsjax.data.augment_config import AugmentConfig
+from vsjax.models.registry import model_settings
 
 
-def base_config() -> ConfigDict:
-    """The fields that every experiment has, with UNeXt2's values where the paper gives one."""
+def base_config(model: str, **settings: Any) -> ConfigDict:
+    """The fields that every experiment has, with UNeXt2's values where the paper gives one; `settings` are the model's."""
     config = ConfigDict()
     config.seed = 0
     config.task = "regression"
     config.dtype = (
         "float32"  # of the network's arithmetic; "bfloat16" on accelerators. Parameters and loss stay float32
     )
-    config.model = ConfigDict()
+    config.model = model_config(model, **settings)
     config.data = data_config()
     config.augment = ConfigDict(dataclasses.asdict(AugmentConfig()))  # every transform off
     config.loss = ConfigDict({"l1": 0.5, "l2": 0.0, "ms_dssim": 0.5, "scales": 5})
@@ -44,6 +47,16 @@ def base_config() -> ConfigDict:
     )
     config.mesh = ConfigDict({"data": -1, "fsdp": 1, "space": 1})  # devices on each axis; -1 takes what is left
     return config
+
+
+def model_config(name: str, **settings: Any) -> ConfigDict:
+    """A model with all its settings, so that each can be given on the command line. Channels and input depth follow from
+    the data; an output depth left open is that of the input."""
+    decided = ("in_channels", "out_channels", "in_stack_depth")
+    defaults = {field: value for field, value in model_settings(name).items() if field not in decided}
+    if "out_stack_depth" in defaults:
+        defaults["out_stack_depth"] = placeholder(int)
+    return ConfigDict({"name": name, **defaults, **settings})
 
 
 def data_config() -> ConfigDict:

@@ -12,11 +12,12 @@ from configs.common import base_config, paper_augmentation
 
 def get_config(mode: str = "") -> ConfigDict:
     """The experiment; `mode` "debug" shrinks network, patch and steps."""
-    config = base_config()
-    config.model.name = "unext2"
-    config.model.backbone = "convnextv2_tiny"
-    config.model.stem_kernel_size = (5, 4, 4)
-    config.model.head_pool = True
+    config = base_config(
+        "unext2",
+        backbone="convnextv2_tiny",
+        stem_kernel_size=(5, 4, 4),
+        head_pool=True,
+    )
     config.data.source = ("BF",)
     config.data.target = ("nuclei", "membrane")
     config.augment.update(paper_augmentation())

@@ -1,5 +1,6 @@
-"""How every `python -m vsjax.NAME` starts and ends: one line for a user's mistake, a traceback for ours."""
+"""How every `python -m vsjax.NAME` starts and ends: its log, and one line for a user's mistake, a traceback for ours."""
 
+import logging
 import sys
 from collections.abc import Callable
 
@@ -8,6 +9,7 @@ from vsjax.errors import UserError
 
 def run_program(name: str, main: Callable[[], None]) -> None:
     """Call `main` and exit: status 0, or 1 after one line on standard error when it raises `UserError`."""
+    _show_log()
     try:
         main()
     except UserError as error:
@@ -17,3 +19,15 @@ def run_program(name: str, main: Callable[[], None]) -> None:
     except KeyboardInterrupt:
         print(f"vsjax.{name}: interrupted", file=sys.stderr)
         sys.exit(130)
+
+
+def _show_log() -> None:
+    """vsjax's own messages on standard error; of the libraries' only warnings, for they tell of every file they touch."""
+    logging.getLogger().setLevel(logging.WARNING)
+    logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax warns of metadata that its own writer leaves out
+    logger = logging.getLogger("vsjax")
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
+    logger.handlers = [handler]

@@ -1,5 +1,6 @@
 """Train a model: `python -m vsjax.train --config configs/unext2.py --workdir runs/a --config.data.plates=P.zarr`."""
 
+import logging
 import math
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -9,7 +10,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
-from absl import app, flags, logging
+from absl import app, flags
 from ml_collections import ConfigDict, config_flags
 from tqdm import tqdm
 
@@ -26,6 +27,7 @@ from vsjax.training.panels import panel
 from vsjax.training.restart import check_same_config
 from vsjax.training.writers import MetricWriter, NullWriter
 
+LOG = logging.getLogger("vsjax.train")
 MAXIMISED = ("pearson", "ssim")
 Arrays = Mapping[str, jax.Array]
 
@@ -46,7 +48,8 @@ def train(config: ConfigDict, workdir: str | Path) -> dict[str, float]:
     check_batch(mesh, config.data.batch_size, config.data.patch[1])
 
     # --- Task and data, both checked before anything is written
-    config.model.update(complete_model(config))
+    with config.unlocked():
+        config.model.update(complete_model(config))
     task = make_task(config)
     data = open_data(config)
     description = {"config": config.to_dict(), **data.description()}
@@ -63,7 +66,7 @@ def train(config: ConfigDict, workdir: str | Path) -> dict[str, float]:
         state, saved = store.restore_last(first_step, target)
         check_same_config(saved["config"], description["config"], workdir)
         state, best = state.replace(step=jax.device_put(jnp.int32(first_step), replicated(mesh))), saved["best"]
-        logging.info("%s: going on from step %d of %d", workdir, first_step, config.train.steps)
+        LOG.info("%s: going on from step %d of %d", workdir, first_step, config.train.steps)
     else:
         state = jax.jit(init, out_shardings=shardings)(first_batch)
     writer = MetricWriter(workdir, first_step) if is_first_process else NullWriter()

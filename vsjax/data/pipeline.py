@@ -77,7 +77,7 @@ class CropReader:
                 for index, channel in enumerate(channels):
                     name = field.position.channel_names[channel]
                     statistics = read_statistics(field.position, name, normalization.level, time)
-                    where = f"{field.position.url}: channel {name!r}"
+                    where = f"{name} of {field.position.url}"
                     location[index], scale[index] = location_scale(statistics, normalization.statistic, where)
             self._cache[number, time, role] = location, scale
         return self._cache[number, time, role]

@@ -31,17 +31,12 @@ class Inputs:
     def training(self, key: jax.Array, batch: Batch) -> tuple[jax.Array, jax.Array]:
         """Source `[B, Z, Y, X, C]` and target `[B, out_depth, Y, X, C']`, augmented with `key`."""
         source, target = self._normalized(batch)
-        source, target = augment(key, source, target, self.augment, self.patch)
-        return source, self.middle_slices(target)
+        return augment(key, source, target, self.augment, self.patch, self.out_depth)
 
     def evaluation(self, batch: Batch) -> tuple[jax.Array, jax.Array]:
         """Source and target as in training, without augmentation."""
         source, target = self._normalized(batch)
-        return source, self.middle_slices(target)
-
-    def middle_slices(self, target: jax.Array) -> jax.Array:
-        """The `out_depth` slices around the middle: those that the model predicts."""
-        return center_crop(target, (self.out_depth, *target.shape[2:4]))
+        return source, center_crop(target, (self.out_depth, *target.shape[2:4]))
 
     def _normalized(self, batch: Batch) -> tuple[jax.Array, jax.Array]:
         pair = []

@@ -38,7 +38,7 @@ def complete_model(config: ConfigDict) -> dict[str, Any]:
         "out_channels": len(config.data.target),
         "in_stack_depth": depth,
         "out_stack_depth": depth,
-        **config.model.to_dict(),
+        **{name: value for name, value in config.model.to_dict().items() if value is not None},
     }
     if settings["in_stack_depth"] != depth:
         raise UserError(

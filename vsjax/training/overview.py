@@ -1,15 +1,17 @@
 """What a run is about to train, said once at its start."""
 
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
-from absl import logging
 from clu import parameter_overview
 
 from vsjax.tasks.regression import RegressionTask
 from vsjax.training.cost import multiply_adds
+
+LOG = logging.getLogger(__name__)
 
 
 def describe_model(
@@ -24,7 +26,7 @@ def describe_model(
     work = multiply_adds(task.predict, shapes, one)
     parts = ", ".join(f"{name} {count:,}" for name, count in counts.items())
     total = sum(counts.values())
-    logging.info("%s: %s parameters (%s)", type(task.model).__name__, f"{total:,}", parts)
-    logging.info("%.2f G multiply-adds on an input of (Z, Y, X, C) = %s", work / 1e9, one.shape[1:])
+    LOG.info("%s: %s parameters (%s)", type(task.model).__name__, f"{total:,}", parts)
+    LOG.info("%.2f G multiply-adds on an input of (Z, Y, X, C) = %s", work / 1e9, one.shape[1:])
     table = parameter_overview.get_parameter_overview(shapes["params"], include_stats=False)
     (workdir / "model.txt").write_text(f"{table}\n{work:,} multiply-adds on (Z, Y, X, C) = {one.shape[1:]}\n")

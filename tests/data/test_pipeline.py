@@ -1,0 +1,167 @@
+"""The pipeline: which crop is read when, that it is the right one, and that it does not depend on processes."""
+
+import numpy as np
+import pytest
+
+from vsjax.data.fields import open_fields
+from vsjax.data.normalization import Normalization
+from vsjax.data.pipeline import CropReader, evaluation_batches, iterate_from, training_batches
+from vsjax.data.plate import create_plate
+from vsjax.data.sampling import GRID, CropSampler, grid_crops
+from vsjax.data.statistics import write_statistics
+from vsjax.errors import UserError
+
+SHAPE = (2, 2, 4, 96, 80)  # T, C, Z, Y, X
+SIZE = (3, 32, 32)
+FOV = Normalization(level="fov", statistic="mean_std")
+
+
+def make_plate(path, positions, seed):
+    """A plate whose nuclei channel is bright in one corner of each FOV."""
+    rng = np.random.default_rng(seed)
+    images = []
+    writer = create_plate(path, position_names=[f"A/1/{n}" for n in range(positions)])
+    for n in range(positions):
+        position = writer.create_position(
+            f"A/1/{n}", shape=SHAPE, dtype=np.uint16, channel_names=["BF", "nuclei"], pixel_size_um=(1, 0.5, 0.5)
+        )
+        image = rng.integers(0, 1000, SHAPE).astype(np.uint16)
+        image[:, 1, :, :24, :24] += 20000
+        position.array().write(image).result()
+        images.append(image)
+    write_statistics(writer.plate, grid=4)
+    return images
+
+
+@pytest.fixture(scope="module")
+def plates(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("plates")
+    images = [make_plate(folder / "P.zarr", 3, 0), make_plate(folder / "Q.zarr", 1, 1)]
+    fields = open_fields([str(folder / "P.zarr"), str(folder / "Q.zarr")], ["BF"], ["nuclei"])
+    return fields, [image for plate in images for image in plate]
+
+
+def batches(fields, **changes):
+    sampler = CropSampler(fields, SIZE, changes.pop("importance", None))
+    reader = CropReader(fields, SIZE, FOV, FOV)
+    return training_batches(fields, sampler, reader, **{"batch_size": 8, "weights": (), "seed": 5, **changes})
+
+
+def assert_same(first, second):
+    for name in first:
+        np.testing.assert_array_equal(first[name], second[name])
+
+
+def test_crops_hold_the_pixels_of_the_file(plates):
+    fields, images = plates
+    sampler, reader = CropSampler(fields, SIZE), CropReader(fields, SIZE, FOV, FOV)
+    rng = np.random.default_rng(0)
+    crops = [sampler.draw(n % len(fields), n % 2, rng) for n in range(12)]
+    batch = reader(crops)
+    for row, crop in enumerate(crops):
+        z, y, x = crop.origin
+        expected = images[crop.field][crop.time, :, z : z + 3, y : y + 32, x : x + 32]
+        np.testing.assert_array_equal(batch["source"][row, ..., 0], expected[0])
+        np.testing.assert_array_equal(batch["target"][row, ..., 0], expected[1])
+
+
+def test_statistics_are_those_of_the_fov(plates):
+    fields, images = plates
+    sampler, reader = CropSampler(fields, SIZE), CropReader(fields, SIZE, FOV, FOV)
+    batch = reader([sampler.draw(2, 1, np.random.default_rng(0))])
+    sampled = images[2][:, 0, :, ::4, ::4]
+    np.testing.assert_allclose(batch["source_location"][0, 0], sampled.mean(), rtol=1e-6)
+    np.testing.assert_allclose(batch["source_scale"][0, 0], sampled.std(), rtol=1e-5)
+
+
+def test_batch_is_a_function_of_seed_and_step(plates):
+    fields, _ = plates
+    first = batches(fields)
+    assert_same(first[3], batches(fields)[3])
+    straight = iterate_from(batches(fields), 0)
+    for step in range(4):
+        assert_same(next(straight), first[step])
+    assert_same(next(iterate_from(batches(fields), 3)), first[3])
+    assert not np.array_equal(first[3]["source"], first[4]["source"])
+    assert not np.array_equal(first[3]["source"], batches(fields, seed=6)[3]["source"])
+
+
+@pytest.mark.parametrize("processes", [2, 4])
+def test_global_batch_does_not_depend_on_the_number_of_processes(plates, processes):
+    fields, _ = plates
+    whole = batches(fields, importance="nuclei")
+    parts = [batches(fields, importance="nuclei", process=p, processes=processes) for p in range(processes)]
+    for step in (0, 7):
+        joined = {name: np.concatenate([part[step][name] for part in parts]) for name in whole[step]}
+        assert_same(joined, whole[step])
+
+
+def test_plates_are_pooled_by_weight_whatever_their_size(plates):
+    fields, images = plates
+    reads = batches(fields, weights=(1.0, 3.0), batch_size=40)
+    of_second = [
+        np.isclose(reads[step]["source_location"][:, 0], images[3][:, 0, :, ::4, ::4].mean()) for step in range(10)
+    ]
+    assert abs(np.mean(of_second) - 0.75) < 0.02
+
+
+def test_importance_draws_crops_where_the_label_is(plates):
+    fields, images = plates
+    rng = np.random.default_rng(0)
+    sampler = CropSampler(fields, (1, GRID, GRID), "nuclei")
+    centres = np.array([sampler.draw(0, 0, rng).origin for _ in range(4000)])[:, 1:] + GRID // 2
+    counts, _, _ = np.histogram2d(*centres.T, bins=[np.arange(0, 97, GRID), np.arange(0, 81, GRID)])
+    image = images[0][0, 1, :, GRID // 2 :: GRID, GRID // 2 :: GRID].mean(axis=0)
+    weights = np.maximum(image - np.percentile(image, 5), 0)
+    weights += 0.1 * weights.mean()
+    # Cells at the rim take the centres that were moved inside, so only the interior follows the map.
+    share = counts[1:-1, 1:-1].sum() / counts.sum()
+    expected = weights[1:-1, 1:-1].sum() / weights.sum()
+    assert abs(share - expected) < 0.05
+    assert (centres < 32).all(axis=1).mean() > 0.6
+
+
+def test_uniform_crops_cover_everything(plates):
+    fields, _ = plates
+    rng = np.random.default_rng(1)
+    sampler = CropSampler(fields, SIZE)
+    origins = np.array([sampler.draw(0, 0, rng).origin for _ in range(3000)])
+    assert origins.min(axis=0).tolist() == [0, 0, 0]
+    assert origins.max(axis=0).tolist() == [1, 64, 48]
+    assert abs(origins[:, 1].mean() - 32) < 1.5
+
+
+def test_validation_sees_every_crop_once(plates):
+    fields, images = plates
+    crops = grid_crops(fields, SIZE, 1000)
+    assert len(crops) == 4 * 2 * 3 * 2
+    reader = CropReader(fields, SIZE, FOV, FOV)
+    found = list(evaluation_batches(crops, reader, 10, slice(0, 10)))
+    assert sum(batch["weight"].sum() for batch in found) == len(crops)
+    assert [len(batch["source"]) for batch in found] == [10] * 5
+    total = sum((batch["source"].sum(axis=(1, 2, 3, 4)) * batch["weight"]).sum() for batch in found)
+    expected = sum(image[:, 0, :3, :, 8:72].sum(dtype=np.float64) for image in images)
+    np.testing.assert_allclose(total, expected, rtol=1e-6)
+    assert len(grid_crops(fields, SIZE, 7)) == 7
+
+
+def test_missing_statistics_name_the_command(tmp_path):
+    writer = create_plate(tmp_path / "P.zarr", position_names=["A/1/0"])
+    writer.create_position(
+        "A/1/0", shape=SHAPE, dtype=np.uint16, channel_names=["BF", "nuclei"], pixel_size_um=(1, 1, 1)
+    )
+    fields = open_fields([str(tmp_path / "P.zarr")], ["BF"], ["nuclei"])
+    with pytest.raises(UserError, match=r"python -m vsjax\.preprocess --plate"):
+        CropReader(fields, SIZE, FOV, FOV)
+
+
+def test_crop_larger_than_the_image(plates):
+    fields, _ = plates
+    with pytest.raises(UserError, match="the image has 80 voxels in x but training reads 88"):
+        CropSampler(fields, (3, 88, 88))
+
+
+@pytest.mark.parametrize("change", [{"weights": (1.0,)}, {"weights": (1.0, 0.0)}, {"batch_size": 8, "processes": 3}])
+def test_bad_settings_are_refused(plates, change):
+    with pytest.raises(UserError, match=r"config\.data\.(weights|batch_size)"):
+        batches(plates[0], **change)
