@@ -63,7 +63,8 @@ def evaluate(
     for job in jobs:
         job.target.channel_index(source)  # its error lists those that exist
     _make_output(output, overwrite)
-    rows = [_measure(job) for job in tqdm(jobs, desc="evaluate", unit="stack")]
+    with tqdm(jobs, desc="evaluate", unit="stack") as progress:  # closed before an error is printed
+        rows = [_measure(job) for job in progress]
     (output / "metrics.json").unlink(missing_ok=True)  # from here to its end the report is incomplete
     figures.plot_metrics(output / "metrics.png", rows, METRICS)
     for channel, name in _panel_names(jobs).items():
