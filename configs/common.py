@@ -11,7 +11,7 @@ from vsjax.models.registry import model_settings
 
 
 def base_config(model: str, **settings: Any) -> ConfigDict:
-    """The fields that every experiment has, with UNeXt2's values where the paper gives one; `settings` are the model's."""
+    """The fields that every experiment has, with UNeXt2's values where the paper gives one, for this model."""
     config = ConfigDict()
     config.seed = 0
     config.task = "regression"
@@ -50,8 +50,8 @@ def base_config(model: str, **settings: Any) -> ConfigDict:
 
 
 def model_config(name: str, **settings: Any) -> ConfigDict:
-    """A model with all its settings, so that each can be given on the command line. Channels and input depth follow from
-    the data; an output depth left open is that of the input."""
+    """A model with all its settings, so that each can be given on the command line. Channels and input depth follow
+    from the data; an output depth left open is that of the input."""
     decided = ("in_channels", "out_channels", "in_stack_depth")
     defaults = {field: value for field, value in model_settings(name).items() if field not in decided}
     if "out_stack_depth" in defaults:
