@@ -78,7 +78,7 @@ def test_channels_without_signal_are_refused_by_name(changed, statistic, message
 
 
 def test_missing_statistics_name_the_command():
-    with pytest.raises(UserError, match="vsjax.preprocess"):
+    with pytest.raises(UserError, match=r"python -m vsjax\.preprocess"):
         location_scale({"mean": 1.0}, "mean_std", "DAPI")
 
 
