@@ -28,7 +28,7 @@ def blur_after_shuffle(x: Array, factor: int) -> Array:
     """
     window = (1, factor, factor, 1)
     padding = ((0, 0), (factor - 1, 0), (factor - 1, 0), (0, 0))
-    total = jax.lax.reduce_window(x, jnp.zeros((), x.dtype), jax.lax.add, window, (1, 1, 1, 1), padding)
+    total = jax.lax.reduce_window(x, x.dtype.type(0), jax.lax.add, window, (1, 1, 1, 1), padding)
     return total / factor**2
 
 

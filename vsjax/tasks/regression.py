@@ -64,7 +64,7 @@ class RegressionTask:
             rate = jnp.minimum(self.average_decay, (1.0 + state.step) / (10.0 + state.step))
             average = jax.tree.map(lambda old, new: rate * old + (1.0 - rate) * new, average, params)
         state = TrainState(state.step + 1, {"params": params, **updated}, average, optimizer)
-        return state, {"loss": loss, "gradient_norm": optax.global_norm(gradient)}
+        return state, {"loss": loss, "gradient_norm": optax.tree.norm(gradient)}
 
     def evaluate(self, state: TrainState, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
         """Per sample: `loss` `[B]`; `pearson`, `ssim` and `mae` `[B, C]`."""

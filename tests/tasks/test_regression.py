@@ -1,0 +1,127 @@
+"""One training step of the regression task against what it should do to the parameters."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from configs import unext2
+from flax import linen as nn
+
+from vsjax.data.augmentation import AugmentConfig
+from vsjax.data.normalization import Normalization
+from vsjax.errors import UserError
+from vsjax.tasks.inputs import Inputs
+from vsjax.tasks.registry import complete_model, make_task
+from vsjax.tasks.regression import RegressionTask
+
+RAW = Normalization(level="none", statistic="mean_std")
+L2 = {"l1": 0.0, "l2": 1.0, "ms_dssim": 0.0}
+
+
+class Linear(nn.Module):
+    """One 1x1 convolution with a counter of its calls in training, as batch norm has."""
+
+    @nn.compact
+    def __call__(self, x, train):
+        calls = self.variable("batch_stats", "calls", lambda: jnp.zeros(()))
+        if train:
+            calls.value += 1
+        return nn.Dense(1)(x)
+
+
+def make_batch(seed=0):
+    rng = np.random.default_rng(seed)
+    source = rng.normal(size=(4, 3, 8, 8, 2)).astype(np.float32)
+    target = (source @ np.array([[2.0], [-1.0]], np.float32)) + 0.5
+    ones = {f"{role}_scale": np.ones((4, channels), np.float32) for role, channels in (("source", 2), ("target", 1))}
+    zeros = {f"{role}_location": np.zeros((4, channels), np.float32) for role, channels in (("source", 2), ("target", 1))}
+    return {"source": source, "target": target, **ones, **zeros}
+
+
+def linear_task(**changes):
+    inputs = Inputs(RAW, RAW, AugmentConfig(), (3, 8, 8), changes.pop("out_depth", 3))
+    return RegressionTask(Linear(), inputs, optax.sgd(0.1), L2, **changes)
+
+
+def test_step_is_gradient_descent_on_the_loss():
+    task, batch = linear_task(average_decay=0.9), make_batch()
+    state = task.init(jax.random.key(0), batch)
+    after, metrics = jax.jit(task.step)(state, batch, jax.random.key(1))
+    x = batch["source"].reshape(-1, 2).astype(np.float64)
+    y = batch["target"].reshape(-1).astype(np.float64)
+    kernel, bias = (np.asarray(state.variables["params"]["Dense_0"][name], np.float64) for name in ("kernel", "bias"))
+    residual = x @ kernel[:, 0] + bias - y
+    np.testing.assert_allclose(metrics["loss"], np.mean(residual**2), rtol=1e-5)
+    gradient = 2 * x.T @ residual / len(y)
+    moved = kernel[:, 0] - 0.1 * gradient
+    np.testing.assert_allclose(after.variables["params"]["Dense_0"]["kernel"][:, 0], moved, rtol=1e-5)
+    norm = np.sqrt(np.sum(gradient**2) + (2 * residual.mean()) ** 2)
+    np.testing.assert_allclose(metrics["gradient_norm"], norm, rtol=1e-5)
+    assert after.step == 1
+    assert after.variables["batch_stats"]["calls"] == 1
+    # The first average remembers a tenth of the start: min(0.9, (1 + 0) / (10 + 0)).
+    average = 0.1 * kernel[:, 0] + 0.9 * moved
+    np.testing.assert_allclose(after.average["Dense_0"]["kernel"][:, 0], average, rtol=1e-5)
+
+
+def test_training_finds_the_mapping_and_validation_says_so():
+    task, batch = linear_task(), make_batch()
+    state = task.init(jax.random.key(0), batch)
+    step = jax.jit(task.step)
+    for index in range(200):
+        state, _ = step(state, batch, jax.random.key(index))
+    found = task.evaluate(state, make_batch(1))
+    np.testing.assert_allclose(found["pearson"], 1.0, atol=1e-4)
+    np.testing.assert_allclose(found["mae"], 0.0, atol=1e-3)
+    np.testing.assert_allclose(state.variables["params"]["Dense_0"]["kernel"][:, 0], [2.0, -1.0], atol=1e-3)
+
+
+def test_target_is_the_middle_of_the_window():
+    inputs = Inputs(RAW, RAW, AugmentConfig(), (5, 4, 4), 1)
+    volume = np.broadcast_to(np.arange(5.0, dtype=np.float32)[:, None, None, None], (2, 5, 4, 4, 1))
+    batch = {"source": volume, "target": volume}
+    batch |= {f"{r}_{n}": np.full((2, 1), v, np.float32) for r in batch for n, v in (("location", 0), ("scale", 1))}
+    for source, target in (inputs.evaluation(batch), inputs.training(jax.random.key(0), batch)):
+        np.testing.assert_array_equal(source, volume)
+        np.testing.assert_array_equal(target, np.full((2, 1, 4, 4, 1), 2.0))
+
+
+def test_normalisation_comes_before_the_network():
+    inputs = Inputs(RAW, Normalization(level="patch", statistic="mean_std"), AugmentConfig(), (3, 8, 8), 3)
+    batch = make_batch()
+    batch["source_location"] += 7.0
+    batch["source_scale"] *= 4.0
+    source, target = inputs.evaluation(batch)
+    np.testing.assert_allclose(source, (batch["source"] - 7) / 4, rtol=1e-6, atol=1e-6)
+    np.testing.assert_allclose(np.mean(target, axis=(1, 2, 3, 4)), 0, atol=1e-5)
+    np.testing.assert_allclose(np.std(target, axis=(1, 2, 3, 4)), 1, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("task", "magic", r"config\.task='magic' does not exist; choose one of regression"),
+        ("data.patch", (5, 100, 96), r"Y=100 is not divisible by 32"),
+        ("data.patch", (7, 96, 96), r"7.*5|5.*7"),
+        ("model.backbone", "resnet", r"backbone.*convnextv2_atto"),
+        ("loss.scales", 5, r"too small for an MS-SSIM of 5 scales"),
+        ("optim.schedule", "linear", r"schedule='linear' does not exist"),
+        ("augment.rotation", "twice", r"augment\.rotation"),
+        ("data.source_normalization.level", "world", r"world"),
+    ],
+)
+def test_configs_that_cannot_work_are_refused(field, value, message):
+    config = unext2.get_config("debug")
+    config.update_from_flattened_dict({field: value})
+    with pytest.raises(UserError, match=message) as error:
+        make_task(config)
+    assert "\n" not in str(error.value)
+
+
+def test_model_follows_the_data():
+    config = unext2.get_config("debug")
+    config.data.source, config.data.target = ("a", "b"), ("c",)
+    settings = complete_model(config)
+    assert (settings["in_channels"], settings["out_channels"]) == (2, 1)
+    assert (settings["in_stack_depth"], settings["out_stack_depth"]) == (5, 5)
