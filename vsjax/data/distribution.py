@@ -45,7 +45,8 @@ class Distribution:
         numbers = distinct.astype(np.float64)
         new.count = int(counts.sum())
         new.minimum, new.maximum = float(numbers[0]), float(numbers[-1])
-        new._mean = float(numbers @ counts) / new.count
+        offsets = numbers - numbers[0]  # so that a constant has exactly its own mean, and no deviation
+        new._mean = new.minimum + float(offsets @ counts) / new.count
         new._squares = float(np.square(numbers - new._mean) @ counts)
         new._keys, new._counts = _keys_of(numbers), counts.astype(np.int64)
         new._shorten()
