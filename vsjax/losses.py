@@ -148,8 +148,9 @@ def _ssim_and_contrast(prediction: Array, target: Array, squared_range: Array) -
     # Variances do not change when both images are shifted, but the cancellation in E[x²] - E[x]² does.
     offset = jax.lax.stop_gradient(jnp.mean(target, axis=(1, 2, 3), keepdims=True))
     x, y, offset = prediction - offset, target - offset, offset[:, 0]
-    moments = jnp.stack([jnp.mean(moment, axis=1) for moment in (x, y, x * x, y * y, x * y)])
-    mean_x, mean_y, mean_xx, mean_yy, mean_xy = _window_mean(moments)
+    mean_x, mean_y, mean_xx, mean_yy, mean_xy = (
+        _window_mean(jnp.mean(moment, axis=1)) for moment in (x, y, x * x, y * y, x * y)
+    )
     variances = jnp.maximum(mean_xx - mean_x**2, 0.0) + jnp.maximum(mean_yy - mean_y**2, 0.0)
     contrast = (2.0 * (mean_xy - mean_x * mean_y) + c2) / (variances + c2)
     mean_x, mean_y = mean_x + offset, mean_y + offset
@@ -158,12 +159,12 @@ def _ssim_and_contrast(prediction: Array, target: Array, squared_range: Array) -
 
 
 def _window_mean(images: Array) -> Array:
-    """Mean over every 11 x 11 window that lies inside `[..., Y, X, C]`.
+    """Mean over every 11 x 11 window that lies inside `[B, Y, X, C]`.
 
     Two one-dimensional sliding sums: forward and gradient on a CPU take an eighth of the time of shifted sums, a
     twentieth of convolutions, and unlike cumulative sums they lose no digits.
     """
-    for axis in (-3, -2):
+    for axis in (1, 2):
         window = [1] * images.ndim
         window[axis] = WINDOW
         images = jax.lax.reduce_window(images, 0.0, jax.lax.add, window, [1] * images.ndim, "VALID")
