@@ -279,12 +279,15 @@ def test_a_killed_writer_can_be_gone_on_with(tmp_path, version):
     assert found == everything(tmp_path / "whole.zarr")
 
 
-@pytest.mark.parametrize("left", [(".zgroup",), ("zarr.json",)])
-def test_a_writer_stopped_before_its_first_document(tmp_path, left):
-    version = "0.4" if left == (".zgroup",) else "0.5"
+@pytest.mark.parametrize("version", ["0.4", "0.5"])
+@pytest.mark.parametrize("left", ["lock", "group"])
+def test_a_writer_stopped_before_its_first_document(tmp_path, left, version):
     create_plate(tmp_path / "p.zarr", ngff_version=version)
     (tmp_path / "p.zarr/.zattrs").unlink(missing_ok=True)
-    if version == "0.5":
+    if left == "lock":
+        for path in (tmp_path / "p.zarr").iterdir():
+            path.rename(f"{path}.__lock")
+    elif version == "0.5":
         (tmp_path / "p.zarr/zarr.json").write_text(
             json.dumps({"zarr_format": 3, "node_type": "group", "attributes": {}})
         )

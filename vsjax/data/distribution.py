@@ -15,20 +15,20 @@ class Distribution:
     The result does not depend on the order in which numbers are added, but for rounding in the moments.
     """
 
-    def __init__(self, max_distinct: int = MAX_DISTINCT) -> None:
+    def __init__(self, max_distinct: int | None = None) -> None:
         self.count = 0
         self.minimum = np.inf
         self.maximum = -np.inf
         self._mean = 0.0
         self._squares = 0.0  # sum of squared distances to the mean
-        self._max_distinct = max_distinct
+        self._max_distinct = MAX_DISTINCT if max_distinct is None else max_distinct
         self._dropped_bits = 0
         self._keys = np.empty(0, np.uint64)  # sorted
         self._counts = np.empty(0, np.int64)
         self._pending: list[tuple[np.ndarray, np.ndarray]] = []
 
     @classmethod
-    def of(cls, values: np.ndarray, max_distinct: int = MAX_DISTINCT) -> "Distribution":
+    def of(cls, values: np.ndarray, max_distinct: int | None = None) -> "Distribution":
         """The distribution of an array of real numbers of any type and shape; NaN count as missing.
 
         Raises ValueError for infinite values.

@@ -74,7 +74,10 @@ def _is_occupied(store: Store) -> bool:
     path = store.local_path
     if path is None:
         return store.is_zarr()
-    return os.path.lexists(path) and not (path.is_dir() and not any(path.iterdir()))
+    if not path.is_dir() or path.is_symlink():
+        return os.path.lexists(path)
+    # TensorStore's lock of a document that was about to be written when the program was killed is nothing
+    return any(not child.name.endswith(".__lock") for child in path.iterdir())
 
 
 def _delete_hierarchy(store: Store) -> None:

@@ -111,6 +111,10 @@ class Store:
 
     def parse_json(self, key: str, future: ts.Future) -> dict[str, Any] | None:
         """The JSON object that `read_async(key)` brings, None where there is none; UserError where it is not one."""
+        content = self._content(key, future)
+        return None if content is None else parse_object(content, self.address(key))
+
+    def _content(self, key: str, future: ts.Future) -> bytes | None:
         try:
             value = resolve(future, self.address(key))
         except UserError as error:
@@ -118,7 +122,7 @@ class Store:
             if self.local_path is None and "PERMISSION_DENIED" in str(error):
                 return None
             raise
-        return None if value.state == "missing" else parse_object(value.value, self.address(key))
+        return None if value.state == "missing" else value.value
 
     def read_json(self, key: str) -> dict[str, Any] | None:
         """The JSON object at `key`, None where there is none; UserError where it is malformed or cannot be read."""
@@ -166,7 +170,7 @@ class Store:
     def is_zarr(self) -> bool:
         """Whether the top of the store carries zarr metadata, of either format."""
         futures = [(key, self.read_async(key)) for key in ("zarr.json", ".zgroup", ".zattrs", ".zarray")]
-        return any(resolve(future, self.address(key)).state == "value" for key, future in futures)
+        return any(self._content(key, future) is not None for key, future in futures)
 
     def delete(self) -> None:
         """Delete everything in the store. The caller has made sure that it is a zarr hierarchy."""
