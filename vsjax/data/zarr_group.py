@@ -112,7 +112,8 @@ def open_top(store: Store) -> tuple[Group, dict[str, Any]]:
     if documents[".zattrs"] is not None or documents[".zgroup"] is not None:
         return Group(store, "", 2), documents[".zattrs"] or {}
     if not store.exists():
-        raise UserError(f"{store.url}: does not exist or may not be read; check the path to the plate or image")
+        problem = "does not exist" if store.local_path else "does not exist or may not be read"
+        raise UserError(f"{store.url}: {problem}; check the path to the plate or image")
     raise UserError(
         f"{store.url}: is not a zarr (no zarr.json, .zgroup or .zattrs in it); give an OME-Zarr plate or image"
     )
