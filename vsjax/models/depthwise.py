@@ -2,7 +2,8 @@
 
 XLA runs a grouped convolution on a CPU some 20 times slower than the same sum written as shifted multiply-adds, and
 the gradient that it would derive from those is slow again (49 separate reductions for a 7x7 kernel). Hence the
-gradient rule below. On accelerators, and where the image plane is sharded, the convolution is the better form.
+gradient rule below. The loops over samples and bands of rows keep XLA from merging these sums with their neighbours,
+which costs more time, to run and to compile, than the sums themselves.
 """
 
 from typing import Literal
@@ -15,7 +16,7 @@ Implementation = Literal["auto", "shift", "conv"]
 
 # Products that one fused loop of the kernel gradient adds up before it touches its accumulator: enough to hide the
 # accumulator's memory traffic, few enough to compile in a fraction of a second.
-_PRODUCTS_PER_PASS = 32
+_PRODUCTS_PER_PASS = 16
 
 
 def depthwise_conv(x: Array, kernel: Array, bias: Array, implementation: Implementation = "auto") -> Array:
@@ -26,8 +27,8 @@ def depthwise_conv(x: Array, kernel: Array, bias: Array, implementation: Impleme
         kernel: `[ky, kx, C]` with odd ky and kx, in x's type.
         bias: `[C]`.
         implementation: `conv` is XLA's grouped convolution, `shift` a sum of shifted products, and `auto` takes
-            `shift` on CPUs and `conv` elsewhere. Use `conv` where Y or X is sharded over devices: a shift there
-            exchanges one halo for each of its taps.
+            `shift` where the one device is a CPU and `conv` elsewhere: over several devices `shift` would move each
+            sample to all of them.
 
     Returns:
         `[B, Y, X, C]` in x's type.
@@ -35,7 +36,7 @@ def depthwise_conv(x: Array, kernel: Array, bias: Array, implementation: Impleme
     if implementation not in ("auto", "shift", "conv"):
         raise ValueError(f"depthwise implementation {implementation!r}; known: auto, shift, conv")
     if implementation == "auto":
-        implementation = "shift" if jax.default_backend() == "cpu" else "conv"
+        implementation = "shift" if jax.default_backend() == "cpu" and jax.device_count() == 1 else "conv"
     if implementation == "conv":
         out = lax.conv_general_dilated(
             x,
@@ -52,18 +53,23 @@ def depthwise_conv(x: Array, kernel: Array, bias: Array, implementation: Impleme
 
 def _pad(x: Array, kernel_shape: tuple[int, ...]) -> Array:
     ky, kx = kernel_shape[0] // 2, kernel_shape[1] // 2
-    return jnp.pad(x, ((0, 0), (ky, ky), (kx, kx), (0, 0)))
+    return jnp.pad(x, (*[(0, 0)] * (x.ndim - 3), (ky, ky), (kx, kx), (0, 0)))
 
 
 @jax.custom_vjp
 def _shifted_sum(x: Array, kernel: Array) -> Array:
     rows, columns = x.shape[1:3]
-    padded = _pad(x, kernel.shape)
-    total = jnp.zeros(x.shape, jnp.float32)
-    for i in range(kernel.shape[0]):
-        for j in range(kernel.shape[1]):
-            total = total + (padded[:, i : i + rows, j : j + columns] * kernel[i, j]).astype(jnp.float32)
-    return total.astype(x.dtype)
+    wide = kernel.astype(jnp.float32)
+
+    def one_sample(carry: None, sample: Array) -> tuple[None, Array]:
+        padded = _pad(sample, kernel.shape).astype(jnp.float32)
+        total = jnp.zeros(sample.shape, jnp.float32)
+        for i in range(kernel.shape[0]):
+            for j in range(kernel.shape[1]):
+                total = total + padded[i : i + rows, j : j + columns] * wide[i, j]
+        return carry, total.astype(x.dtype)
+
+    return lax.scan(one_sample, None, x)[1]
 
 
 def _shifted_sum_forward(x: Array, kernel: Array) -> tuple[Array, tuple[Array, Array]]:
