@@ -1,0 +1,75 @@
+"""A network small enough to check by hand, and checkpoints of it: what the tests of the predictor share."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from vsjax.models import registry
+from vsjax.training.checkpoint import save_variables
+
+STATISTICS = {"mean": 90.0, "std": 30.0, "median": 80.0, "iqr": 20.0, "p1": 60.0, "p99": 200.0}
+
+
+class LocalNetwork(nn.Module):
+    """A (depth, 2r+1, 2r+1) convolution with a nonlinearity: it looks `radius` pixels far and no farther."""
+
+    in_channels: int = 1
+    out_channels: int = 1
+    in_stack_depth: int = 3
+    out_stack_depth: int = 3
+    radius: int = 2
+    divisor: tuple[int, int, int] = (1, 4, 4)
+    dtype: type = jnp.float32
+
+    @property
+    def receptive_radius(self):
+        return self.radius
+
+    def check(self):
+        pass
+
+    @nn.compact
+    def __call__(self, x, train=False):
+        batch, depth, rows, columns, channels = x.shape
+        x = x.transpose(0, 2, 3, 1, 4).reshape(batch, rows, columns, depth * channels)
+        size = 2 * self.radius + 1
+        init = nn.initializers.normal(0.3)
+        x = jnp.tanh(
+            nn.Conv(self.out_stack_depth * self.out_channels, (size, size), kernel_init=init, bias_init=init)(x)
+        )
+        x = x.reshape(batch, rows, columns, self.out_stack_depth, self.out_channels)
+        return x.transpose(0, 3, 1, 2, 4)
+
+
+registry.MODELS.setdefault("local_test_network", LocalNetwork)
+
+
+def save_checkpoint(
+    path,
+    *,
+    name="local_test_network",
+    seed=0,
+    source=("Phase",),
+    target=("nuclei",),
+    level="fov",
+    statistic="mean_std",
+    target_level="dataset",
+    **settings,
+):
+    """Write a checkpoint with random weights; returns the module and its variables."""
+    settings = {"in_channels": len(source), "out_channels": len(target), **settings}
+    module = registry.build_model(name, **settings)
+    shape = (1, module.in_stack_depth, *(2 * d for d in module.divisor[1:]), len(source))
+    variables = jax.jit(module.init)(jax.random.key(seed), jnp.zeros(shape))
+    description = {
+        "source_channels": list(source),
+        "target_channels": list(target),
+        "pixel_size_um": [0.5, 0.2, 0.2],
+        "normalization": {
+            "source": {"level": level, "statistic": statistic},
+            "target": {"level": target_level, "statistic": "median_iqr"},
+        },
+        "statistics": dict.fromkeys((*source, *target), STATISTICS),
+    }
+    save_variables(path, {"model": {"name": name, **settings}, "dtype": "float32"}, variables, description)
+    return module, variables

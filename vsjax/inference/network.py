@@ -1,0 +1,130 @@
+"""The trained network as inference sees it: compiled once per shape, with an account of the memory that it needs."""
+
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import flax
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from vsjax.errors import UserError
+from vsjax.models.registry import build_model
+from vsjax.training.checkpoint import Checkpoint
+
+Shape = tuple[int, int, int, int, int]  # B, Z, Y, X, C
+
+
+class Network:
+    """`network(windows)` applies the checkpoint's model; see `windows.Apply` for the shapes.
+
+    Attributes:
+        in_depth: slices that it sees.
+        out_depth: slices that it predicts.
+        in_channels: source channels.
+        out_channels: target channels.
+        divisor: what Y and X of the input must be multiples of.
+        receptive_radius: how far it looks from a pixel in Y and X, for models that say so; None if it sees everything.
+        fingerprint: 16 hexadecimal digits that differ if any weight or setting of the model differs.
+    """
+
+    def __init__(self, checkpoint: Checkpoint) -> None:
+        """Build the model that the checkpoint's configuration names.
+
+        Raises:
+            UserError: the stored weights are not those of this model.
+        """
+        settings = dict(checkpoint.config["model"])
+        self._module = build_model(settings.pop("name"), checkpoint.config.get("dtype", "float32"), **settings)
+        self.in_depth = int(self._module.in_stack_depth)
+        self.in_channels = int(self._module.in_channels)
+        self.divisor: tuple[int, int] = tuple(int(d) for d in self._module.divisor[1:])
+        self.receptive_radius: int | None = getattr(self._module, "receptive_radius", None)
+        example = jax.ShapeDtypeStruct((1, self.in_depth, *self.divisor, self.in_channels), jnp.float32)
+        expected = jax.eval_shape(lambda x: self._module.init(jax.random.key(0), x, train=False), example)
+        _check_variables(checkpoint, expected)
+        output = jax.eval_shape(lambda v, x: self._module.apply(v, x, train=False), expected, example)
+        self.out_depth, self.out_channels = int(output.shape[1]), int(output.shape[4])
+        self.fingerprint = _fingerprint(checkpoint)
+        self._variables = jax.device_put(checkpoint.variables)
+        self._compiled: dict[Shape, jax.stages.Compiled] = {}
+
+    def __call__(self, windows: np.ndarray | jax.Array) -> jax.Array:
+        """[B, in_depth, Y, X, C] float32 -> [B, out_depth, Y, X, C'] float32."""
+        return self._compile(windows.shape)(self._variables, jnp.asarray(windows, jnp.float32))
+
+    def fits(self, shape: Shape) -> tuple[bool, float]:
+        """Whether inputs of this shape fit the device's free memory, and what fraction of it they need.
+
+        The compiler's own account is used, so nothing is computed; if they fit, the compiled function is kept.
+        """
+        try:
+            needed = _bytes_needed(self._compile(shape))
+        except jax.errors.JaxRuntimeError as error:  # choosing convolution algorithms on a GPU needs memory too
+            if "RESOURCE_EXHAUSTED" not in str(error):
+                raise
+            return False, 4.0
+        fraction = needed / _free_bytes(jax.local_devices()[0])
+        if fraction > 1:
+            del self._compiled[shape]
+        return fraction <= 1, fraction
+
+    def _compile(self, shape: Shape) -> jax.stages.Compiled:
+        if shape not in self._compiled:
+            windows = jax.ShapeDtypeStruct(shape, jnp.float32)
+            apply = jax.jit(lambda variables, x: self._module.apply(variables, x, train=False).astype(jnp.float32))
+            self._compiled[shape] = apply.lower(self._variables, windows).compile()
+        return self._compiled[shape]
+
+
+def _check_variables(checkpoint: Checkpoint, expected: Any) -> None:
+    """Compare names and shapes of the stored weights with those that the model would make."""
+    found, wanted = (_named_leaves(tree) for tree in (checkpoint.variables, expected))
+    for name in sorted(found.keys() | wanted.keys()):
+        stored = tuple(found[name].shape) if name in found else "nothing"
+        needed = tuple(wanted[name].shape) if name in wanted else "nothing"
+        if stored != needed:
+            raise UserError(
+                f"{checkpoint.path}: the weights are not those of the model in config.model "
+                f"({checkpoint.config['model']['name']}): {name} is {stored} where {needed} is expected; "
+                "use the checkpoint's own configuration or train again"
+            )
+
+
+def _fingerprint(checkpoint: Checkpoint) -> str:
+    digest = hashlib.sha256()
+    fields = ("source_channels", "target_channels", "normalization")
+    described = {field: checkpoint.description.get(field) for field in fields}
+    digest.update(json.dumps([checkpoint.config["model"], described], sort_keys=True, default=str).encode())
+    for name, leaf in sorted(_named_leaves(checkpoint.variables).items()):
+        array = np.asarray(leaf)
+        digest.update(f"{name} {array.dtype} {array.shape}".encode())
+        digest.update(np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()[:16]
+
+
+def _named_leaves(tree: Any) -> dict[str, Any]:
+    return flax.traverse_util.flatten_dict(flax.core.unfreeze(tree), sep="/")
+
+
+def _bytes_needed(compiled: jax.stages.Compiled) -> int:
+    """Input, output and everything in between; 0 where the backend gives no account."""
+    account = compiled.memory_analysis()
+    if account is None:
+        return 0
+    return account.temp_size_in_bytes + account.argument_size_in_bytes + account.output_size_in_bytes
+
+
+def _free_bytes(device: jax.Device) -> int:
+    """What one call may use: 90% of a device's free memory, half of a host's (others use it too)."""
+    stats = device.memory_stats()
+    if stats and "bytes_limit" in stats:
+        return int(0.9 * (stats["bytes_limit"] - stats["bytes_in_use"]))
+    meminfo = Path("/proc/meminfo")
+    if meminfo.exists():
+        fields = dict(line.split(":") for line in meminfo.read_text().splitlines())
+        return int(fields["MemAvailable"].split()[0]) * 1024 // 2
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2

@@ -1,0 +1,154 @@
+"""The z sliding window: a network that sees `in_depth` slices at a time stains a stack of any depth.
+
+Overlapping predictions are averaged by the true number of predictions that a slice received, so a network that returns
+a constant gives exactly this constant, whatever the step.
+"""
+
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property, partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from vsjax.errors import UserError
+
+# [B, in_depth, Y, X, C] -> [B, out_depth, Y, X, C']
+Apply = Callable[[np.ndarray | jax.Array], jax.Array]
+# (windows [B, in_depth, Y, X, C], first output slice of each) -> windows of the same shape
+Prepare = Callable[[np.ndarray, tuple[int, ...]], np.ndarray]
+
+
+@dataclass(frozen=True)
+class WindowPlan:
+    """Where the windows of a stack of `depth` slices lie; make it with `plan_windows`.
+
+    The prediction of a window belongs to its `out_depth` central slices. Where `out_depth < in_depth` the stack is
+    extended by copies of its first and last slice, so that the output has a prediction for every slice of the input.
+    """
+
+    depth: int
+    in_depth: int
+    out_depth: int
+    step: int
+
+    @property
+    def padding(self) -> tuple[int, int]:
+        """Slices that are replicated before the first and after the last one."""
+        before = (self.in_depth - self.out_depth) // 2
+        return before, self.in_depth - self.out_depth - before
+
+    @cached_property
+    def starts(self) -> tuple[int, ...]:
+        """First output slice of each window, which is also its first input slice in the padded stack; ascending."""
+        last = self.depth - self.out_depth
+        starts = list(range(0, last + 1, self.step))
+        if starts[-1] != last:
+            starts.append(last)  # the remainder: the last window ends at the last slice
+        return tuple(starts)
+
+    @cached_property
+    def counts(self) -> np.ndarray:
+        """How many windows predict each slice: [depth] float32, at least 1 everywhere."""
+        counts = np.zeros(self.depth, np.float32)
+        for start in self.starts:
+            counts[start : start + self.out_depth] += 1
+        return counts
+
+
+def plan_windows(depth: int, in_depth: int, out_depth: int, step: int = 1) -> WindowPlan:
+    """Lay windows of `in_depth` slices, `step` slices apart, over a stack of `depth` slices.
+
+    A step beyond `out_depth` would leave slices without a prediction, so it is limited to `out_depth`.
+
+    Raises:
+        UserError: the stack is shallower than the network's input, or the step is below 1.
+    """
+    if not 1 <= out_depth <= in_depth:
+        raise ValueError(f"out depth {out_depth} must lie between 1 and the in depth {in_depth}")
+    if step < 1:
+        raise UserError(f"z_step is {step}; it must be at least 1")
+    if depth < in_depth:
+        raise UserError(
+            f"the stack has {depth} slices (Z) but the network needs at least {in_depth} (in_stack_depth); "
+            f"give a deeper stack or a network trained with in_stack_depth <= {depth}"
+        )
+    return WindowPlan(depth, in_depth, out_depth, min(step, out_depth))
+
+
+def predict_windows(
+    apply: Apply,
+    volume: np.ndarray,
+    plan: WindowPlan,
+    batch_size: int = 1,
+    prepare: Prepare | None = None,
+    on_batch: Callable[[int], None] | None = None,
+) -> np.ndarray:
+    """Slide `apply` along z and average its overlapping predictions.
+
+    Only slices that are final leave the device, while the next batch is already computed; so neither the device's
+    memory nor the traffic to the host grows with the overlap. Batches always have `batch_size` windows (the last one
+    is filled up by repeating a window that then counts nothing), so `apply` is compiled for one shape only.
+
+    Args:
+        apply: the network, [B, in_depth, Y, X, C] -> [B, out_depth, Y, X, C'].
+        volume: [Z, Y, X, C], Z = `plan.depth`.
+        plan: from `plan_windows`.
+        batch_size: windows per call of `apply`.
+        prepare: changes the windows before they go to the device (normalisation per window).
+        on_batch: called with the number of windows that were just handed over.
+
+    Returns:
+        [Z, Y, X, C'] float32.
+    """
+    padded = np.pad(volume, (plan.padding, (0, 0), (0, 0), (0, 0)), mode="edge")
+    batches = [plan.starts[i : i + batch_size] for i in range(0, len(plan.starts), batch_size)]
+    slab_depth = plan.out_depth + (batch_size - 1) * plan.step  # what the windows of one batch can reach
+    output, slab = None, None
+    pending: deque[tuple[int, jax.Array]] = deque()
+
+    def collect() -> None:
+        first, sums = pending.popleft()
+        counts = plan.counts[first : first + len(sums), None, None, None]
+        np.divide(sums, counts, out=output[first : first + len(sums)])  # here, not on a GPU: its n / n may not be 1
+
+    for index, starts in enumerate(batches):
+        repeated = starts + starts[-1:] * (batch_size - len(starts))
+        windows = np.stack([padded[start : start + plan.in_depth] for start in repeated])
+        predictions = apply(windows if prepare is None else prepare(windows, repeated))
+        if output is None:
+            shape = predictions.shape[2:]
+            output = np.empty((plan.depth, *shape), np.float32)
+            slab = jnp.zeros((slab_depth, *shape), jnp.float32)
+        slab = _add_windows(slab, predictions, np.array(repeated) - starts[0], np.arange(batch_size) < len(starts))
+        end = batches[index + 1][0] if index + 1 < len(batches) else plan.depth
+        sums, slab = _take_final(slab, end - starts[0])
+        sums.copy_to_host_async()
+        pending.append((starts[0], sums))
+        if len(pending) > 1:
+            collect()
+        if on_batch is not None:
+            on_batch(len(starts))
+    while pending:
+        collect()
+    return output
+
+
+@partial(jax.jit, donate_argnums=0)
+def _add_windows(slab: jax.Array, predictions: jax.Array, offsets: jax.Array, real: jax.Array) -> jax.Array:
+    """Add each real window of [B, D, Y, X, C] to the slab at its offset, one after the other: the order of a
+    scatter-add is not defined on GPUs, and the sums would then differ from run to run."""
+    depth = predictions.shape[1]
+    for i in range(predictions.shape[0]):
+        there = jax.lax.dynamic_slice_in_dim(slab, offsets[i], depth)
+        there = jnp.where(real[i], there + predictions[i].astype(jnp.float32), there)
+        slab = jax.lax.dynamic_update_slice_in_dim(slab, there, offsets[i], axis=0)
+    return slab
+
+
+@partial(jax.jit, static_argnums=1)
+def _take_final(slab: jax.Array, done: int) -> tuple[jax.Array, jax.Array]:
+    """Split the slab into its first `done` slices, which no later window reaches, and the rest, moved to the front."""
+    return slab[:done], jnp.concatenate([slab[done:], jnp.zeros_like(slab[:done])])

@@ -1,0 +1,73 @@
+"""Stain a plate with a trained model: `python -m vsjax.predict --checkpoint runs/a --input P.zarr --output S.zarr`."""
+
+import argparse
+
+from vsjax.inference.plates import predict_plate
+from vsjax.inference.predictor import PredictionSettings, load
+from vsjax.program import run_program
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Parse the command line and predict."""
+    options = _parser().parse_args(arguments)
+    predictor = load(options.checkpoint, options.which)
+    settings = PredictionSettings(
+        tta=options.tta,
+        tile=tuple(options.tile) if options.tile else None,
+        margin=options.margin,
+        z_step=options.z_step,
+        batch_size=options.batch_size,
+        units=options.units,
+    )
+    summary = predict_plate(
+        predictor,
+        options.input,
+        options.output,
+        positions=options.positions,
+        source_channels=options.source,
+        settings=settings,
+        ngff_version=None if options.ngff == "same" else options.ngff,
+        overwrite=options.overwrite,
+    )
+    targets = ", ".join(predictor.target_channels)
+    print(f"predicted {targets} of {summary.predicted} positions into {options.output}")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m vsjax.predict",
+        description="Predict every time point of every position of an OME-Zarr plate or image. Interrupted, the same "
+        "command continues; positions that are finished are not computed again.",
+    )
+    parser.add_argument("--checkpoint", required=True, help="folder of a training run")
+    parser.add_argument("--input", required=True, help="OME-Zarr plate or image: a path, gs://, s3:// or http://")
+    parser.add_argument("--output", required=True, help="OME-Zarr plate or image to write")
+    parser.add_argument("--which", choices=["best", "last"], help="checkpoint of the run (best where there is one)")
+    parser.add_argument("--positions", nargs="+", metavar="A/1/0", help="only these positions")
+    parser.add_argument("--source", nargs="+", metavar="NAME", help="the plate's names of the model's source channels")
+    parser.add_argument("--tta", choices=["none", "mean", "median"], default="none", help="combine four rotations")
+    parser.add_argument(
+        "--tile",
+        nargs=2,
+        type=int,
+        metavar=("Y", "X"),
+        help="pixels of a tile with its margins (the whole field of view, if it fits the memory)",
+    )
+    parser.add_argument(
+        "--margin", type=int, metavar="PIXELS", help="tiles overlap by twice this; chosen by the network"
+    )
+    parser.add_argument("--z-step", type=int, default=1, help="slices from one z window to the next (%(default)s)")
+    parser.add_argument("--batch-size", type=int, metavar="N", help="z windows per call of the network")
+    parser.add_argument("--ngff", choices=["same", "0.4", "0.5"], default="same", help="version of the output")
+    parser.add_argument(
+        "--units",
+        choices=["normalized", "target"],
+        default="normalized",
+        help="as trained, or the intensities of the training plates' target channels",
+    )
+    parser.add_argument("--overwrite", action="store_true", help="delete the output that is there")
+    return parser
+
+
+if __name__ == "__main__":
+    run_program("predict", main)
