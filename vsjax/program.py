@@ -1,4 +1,4 @@
-"""How every `python -m vsjax.NAME` starts and ends: its log, and one line for a user's mistake, a traceback for ours."""
+"""How every `python -m vsjax.NAME` starts and ends: its log, one line for a user's mistake, a traceback for ours."""
 
 import logging
 import sys
@@ -22,7 +22,7 @@ def run_program(name: str, main: Callable[[], None]) -> None:
 
 
 def _show_log() -> None:
-    """vsjax's own messages on standard error; of the libraries' only warnings, for they tell of every file they touch."""
+    """vsjax's own messages on standard error; of the libraries' only warnings: they tell of every file they touch."""
     logging.getLogger().setLevel(logging.WARNING)
     logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax warns of metadata that its own writer leaves out
     logger = logging.getLogger("vsjax")

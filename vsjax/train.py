@@ -2,6 +2,7 @@
 
 import logging
 import math
+import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
@@ -66,7 +67,8 @@ def train(config: ConfigDict, workdir: str | Path) -> dict[str, float]:
         state, saved = store.restore_last(first_step, target)
         check_same_config(saved["config"], description["config"], workdir)
         state, best = state.replace(step=jax.device_put(jnp.int32(first_step), replicated(mesh))), saved["best"]
-        LOG.info("%s: going on from step %d of %d", workdir, first_step, config.train.steps)
+        state_of_run = "complete at" if first_step == config.train.steps else "going on from"
+        LOG.info("%s: %s step %d of %d", workdir, state_of_run, first_step, config.train.steps)
     else:
         state = jax.jit(init, out_shardings=shardings)(first_batch)
     writer = MetricWriter(workdir, first_step) if is_first_process else NullWriter()
@@ -176,10 +178,20 @@ _WORKDIR = flags.DEFINE_string("workdir", None, "Where checkpoints and logs go; 
 
 def main() -> None:
     """Train with the flags of the command line."""
-    if _WORKDIR.value is None or _CONFIG.value is None:
-        raise UserError("--config and --workdir are needed: --config configs/unext2.py --workdir runs/a")
-    train(_CONFIG.value, _WORKDIR.value)
+    app.define_help_flags()
+    try:
+        unknown = flags.FLAGS(sys.argv)[1:]
+        config = _CONFIG.value and _CONFIG.value.copy_and_resolve_references()  # also fails if the file did not load
+    except (flags.Error, AttributeError, TypeError, OSError) as error:  # a config field or file that does not exist
+        raise UserError(f"command line: {error}") from error
+    if unknown:
+        raise UserError(
+            f"command line: {unknown[0]!r} belongs to no flag; a value follows its flag after '=' or a space"
+        )
+    if _WORKDIR.value is None or config is None:
+        raise UserError("command line: give --config configs/unext2.py and --workdir runs/a")
+    train(config, _WORKDIR.value)
 
 
 if __name__ == "__main__":
-    app.run(lambda argv: run_program("train", main))
+    run_program("train", main)

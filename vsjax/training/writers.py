@@ -21,7 +21,7 @@ class MetricWriter:
         self._images.mkdir(parents=True, exist_ok=True)
         path = workdir / "metrics.jsonl"
         _keep_before(path, first_step)
-        self._lines = path.open("a")
+        self._lines = path.open("a", buffering=1)  # a line at a time, to be followed
         self._board = SummaryWriter(str(workdir / "tensorboard"), purge_step=first_step)
 
     def write_scalars(self, step: int, scalars: Mapping[str, float]) -> None:
