@@ -17,7 +17,7 @@ from vsjax.errors import UserError
 from vsjax.models.registry import build_model
 
 # vsjax's name (joined by dots, without the last part) -> VisCy's, rewritten in this order.
-_DECODER_AND_HEAD = [
+_CONVNEXT = [
     (r"^decoder\.stage_(\d+)\.stage\b", r"decoder.decoder_stages.\1.conv"),
     (r"^decoder\.stage_(\d+)\.pre_conv\b", r"decoder.decoder_stages.\1.upsample.pixelshuffle.conv_block"),
     (r"^head\.conv$", "head.conv.0.conv"),
@@ -30,13 +30,42 @@ _DECODER_AND_HEAD = [
     (r"\.grn$", ".mlp.grn"),
     (r"\.project$", ".mlp.fc2"),
 ]
-_TIMM_BLOCK = [(r"\.depthwise$", ".conv_dw")]
+_BLOCKS = [
+    (r"^(up|down)_(\d+)\b", r"\1_conv_block_\2"),
+    (r"^skip_(\d+)\b", r"skip_conv_layer_\1"),
+    (r"^bottom\b", "bottom_transition_block"),
+    (r"^terminal\b", "terminal_block"),
+    (r"\.norm_(\d+)$", r".batch_norm_\1"),
+    (r"\.shortcut$", ".resid_conv"),
+]
 _NAMES = {
     "unext2": [
         (r"^stem_norm$", "encoder_stages.stem_1"),
         (r"^encoder_(\d+)\b", r"encoder_stages.stages_\1"),
-        *_DECODER_AND_HEAD,
-        *_TIMM_BLOCK,
+        *_CONVNEXT,
+        (r"\.depthwise$", ".conv_dw"),
+    ],
+    "fcmae": [
+        (r"^stem\b", "encoder.stem"),
+        (r"^encoder_(\d+)\b", r"encoder.stages.\1"),
+        *_CONVNEXT,
+        (r"^(encoder\.stages\..*)\.depthwise$", r"\1.dwconv"),
+        (r"^(encoder\.stages\..*)\.norm$", r"\1.layernorm"),
+        (r"\.depthwise$", ".conv_dw"),
+    ],
+    "unet25d": [*_BLOCKS, (r"\.conv_(\d+)$", r".Conv3d_\1")],
+    "unet2d": [*_BLOCKS, (r"\.conv_(\d+)$", r".Conv2d_\1")],
+    "fnet3d": [
+        (r"^in_conv$", "inconv"),
+        (r"^out_conv$", "outconv"),
+        (r"^(encoder|decoder)_(\d+)\b", r"_\1_blocks.\2.0"),
+        (r"^bottleneck\b", "bottleneck.block"),
+        (r"^down_(\d+)$", r"_downsamples.\1"),
+        (r"^up_(\d+)$", r"_upsamples.\1"),
+        (r"\.conv_0$", ".block1.proj"),
+        (r"\.conv_1$", ".block2.proj"),
+        (r"\.norm_0$", ".block1.norm"),
+        (r"\.norm_1$", ".block2.norm"),
     ],
 }
 _LEAVES = {"kernel": "weight", "scale": "weight", "bias": "bias", "mean": "running_mean", "var": "running_var"}
@@ -75,7 +104,7 @@ def variables_from_state(name: str, state: Mapping[str, np.ndarray], settings: M
             missing.append(theirs)
             continue
         left.discard(theirs)
-        value = _our_layout(path[1:], state[theirs], wanted.shape)
+        value = _our_layout(name, path[1:], state[theirs], wanted.shape)
         if value is None:
             misshapen.append(f"{theirs} {tuple(state[theirs].shape)} for {wanted.shape}")
         else:
@@ -100,10 +129,13 @@ def torch_name(name: str, path: tuple[str, ...]) -> str:
     return f"{joined}.{_LEAVES[leaf]}" if leaf in _LEAVES else joined
 
 
-def _our_layout(path: tuple[str, ...], tensor: np.ndarray, wanted: tuple[int, ...]) -> np.ndarray | None:
+def _our_layout(name: str, path: tuple[str, ...], tensor: np.ndarray, wanted: tuple[int, ...]) -> np.ndarray | None:
     """Bring `[out, in, *space]` to `[*space, in, out]`; None if the shape is not the wanted one."""
     if path[-1] == "kernel" and tensor.ndim >= 2:
-        if path[-2] == "depthwise":
+        if name == "fnet3d" and path[-2].startswith("up_"):
+            # A transposed convolution: PyTorch's kernel is [in, out, ...] and runs backwards.
+            tensor = np.flip(np.moveaxis(tensor, (0, 1), (-2, -1)), axis=(0, 1, 2))
+        elif path[-2] == "depthwise":
             tensor = np.moveaxis(tensor, 0, -1)[0] if tensor.shape[1] == 1 else tensor
         else:
             tensor = np.moveaxis(tensor, (0, 1), (-1, -2))

@@ -53,9 +53,10 @@ class GlobalResponseNorm(nn.Module):
 
 
 class DepthwiseConv(nn.Module):
-    """Depthwise convolution with bias (see `depthwise_conv`): `[B, Y, X, C] -> [B, Y, X, C]`."""
+    """Depthwise convolution (see `depthwise_conv`): `[B, Y, X, C] -> [B, Y, X, C]`."""
 
     kernel_size: int = 7
+    use_bias: bool = True
     implementation: Implementation = "auto"
     dtype: Any = jnp.float32
 
@@ -63,10 +64,10 @@ class DepthwiseConv(nn.Module):
     def __call__(self, x: Array) -> Array:
         channels = x.shape[-1]
         kernel = self.param("kernel", NARROW_NORMAL, (self.kernel_size, self.kernel_size, channels))
-        bias = self.param("bias", nn.initializers.zeros, (channels,))
-        return depthwise_conv(
-            x.astype(self.dtype), kernel.astype(self.dtype), bias.astype(self.dtype), self.implementation
-        )
+        y = depthwise_conv(x.astype(self.dtype), kernel.astype(self.dtype), self.implementation)
+        if not self.use_bias:
+            return y
+        return y + self.param("bias", nn.initializers.zeros, (channels,)).astype(self.dtype)
 
 
 class DropPath(nn.Module):
@@ -95,6 +96,7 @@ class ConvNeXtBlock(nn.Module):
 
     drop_path_rate: float = 0.0
     norm_epsilon: float = 1e-6
+    depthwise_bias: bool = True
     last_kernel_init: nn.initializers.Initializer = NARROW_NORMAL
     depthwise: Implementation = "auto"
     dtype: Any = jnp.float32
@@ -104,7 +106,7 @@ class ConvNeXtBlock(nn.Module):
         channels = x.shape[-1]
         x = x if visible is None else x * visible
         shortcut = x
-        x = DepthwiseConv(implementation=self.depthwise, dtype=self.dtype, name="depthwise")(x)
+        x = DepthwiseConv(7, self.depthwise_bias, self.depthwise, self.dtype, name="depthwise")(x)
         x = LayerNorm(self.norm_epsilon, name="norm")(x)
         x = nn.Dense(4 * channels, kernel_init=NARROW_NORMAL, dtype=self.dtype, name="expand")(x)
         x = jax.nn.gelu(x, approximate=False)
@@ -124,6 +126,7 @@ class ConvNeXtStage(nn.Module):
     drop_path_rates: Sequence[float]
     stride: int = 1
     norm_epsilon: float = 1e-6
+    depthwise_bias: bool = True
     last_kernel_init: nn.initializers.Initializer = NARROW_NORMAL
     depthwise: Implementation = "auto"
     dtype: Any = jnp.float32
@@ -145,6 +148,7 @@ class ConvNeXtStage(nn.Module):
             x = ConvNeXtBlock(
                 drop_path_rate=rate,
                 norm_epsilon=self.norm_epsilon,
+                depthwise_bias=self.depthwise_bias,
                 last_kernel_init=self.last_kernel_init if is_last else NARROW_NORMAL,
                 depthwise=self.depthwise,
                 dtype=self.dtype,

@@ -19,13 +19,12 @@ Implementation = Literal["auto", "shift", "conv"]
 _PRODUCTS_PER_PASS = 16
 
 
-def depthwise_conv(x: Array, kernel: Array, bias: Array, implementation: Implementation = "auto") -> Array:
+def depthwise_conv(x: Array, kernel: Array, implementation: Implementation = "auto") -> Array:
     """Convolve each channel with its own kernel: stride 1, zero padding, same size out as in.
 
     Args:
         x: `[B, Y, X, C]`.
         kernel: `[ky, kx, C]` with odd ky and kx, in x's type.
-        bias: `[C]`.
         implementation: `conv` is XLA's grouped convolution, `shift` a sum of shifted products, and `auto` takes
             `shift` where the one device is a CPU and `conv` elsewhere: over several devices `shift` would move each
             sample to all of them.
@@ -38,7 +37,7 @@ def depthwise_conv(x: Array, kernel: Array, bias: Array, implementation: Impleme
     if implementation == "auto":
         implementation = "shift" if jax.default_backend() == "cpu" and jax.device_count() == 1 else "conv"
     if implementation == "conv":
-        out = lax.conv_general_dilated(
+        return lax.conv_general_dilated(
             x,
             kernel[:, :, None, :],
             window_strides=(1, 1),
@@ -46,9 +45,7 @@ def depthwise_conv(x: Array, kernel: Array, bias: Array, implementation: Impleme
             dimension_numbers=("NHWC", "HWIO", "NHWC"),
             feature_group_count=x.shape[-1],
         )
-    else:
-        out = _shifted_sum(x, kernel)
-    return out + bias
+    return _shifted_sum(x, kernel)
 
 
 def _pad(x: Array, kernel_shape: tuple[int, ...]) -> Array:

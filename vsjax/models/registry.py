@@ -7,9 +7,19 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from vsjax.errors import UserError
+from vsjax.models.fcmae import FCMAE
+from vsjax.models.fnet3d import FNet3D
+from vsjax.models.unet2d import UNet2D
+from vsjax.models.unet25d import UNet25D
 from vsjax.models.unext2 import UNeXt2
 
-MODELS: dict[str, type[nn.Module]] = {"unext2": UNeXt2}
+MODELS: dict[str, type[nn.Module]] = {
+    "unext2": UNeXt2,
+    "fcmae": FCMAE,
+    "unet25d": UNet25D,
+    "unet2d": UNet2D,
+    "fnet3d": FNet3D,
+}
 COMPUTE_TYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
 

@@ -1,0 +1,83 @@
+"""The block of VisCy's 2-D and 2.5-D U-Nets, in two or three dimensions, and what they halve and double planes with."""
+
+import math
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jax import Array, lax
+
+from vsjax.models.shuffle import torch_uniform
+
+
+class ConvBlock(nn.Module):
+    """Convolution, dropout, ReLU, batch norm, `layers` times over; optionally around a shortcut.
+
+    `[B, *space, C] -> [B, *space, features]` with a kernel of one odd size for each axis of space. The shortcut passes
+    channels that become more on behind zeros, and projects those that become fewer. VisCy keeps the projection's
+    weights in every block, needed or not; they are kept here too, so that weights and their count are the same.
+    """
+
+    features: int
+    kernel_size: tuple[int, ...]
+    layers: int = 2
+    dropout: float = 0.0
+    residual: bool = False
+    activate: bool = True
+    normalise: bool = True
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Array, train: bool) -> Array:
+        start = x
+        for i in range(self.layers):
+            x = torch_conv(self.features, self.kernel_size, x.shape[-1], self.dtype, f"conv_{i}")(x)
+            if self.dropout:
+                space = tuple(range(1, x.ndim - 1))
+                x = nn.Dropout(self.dropout, broadcast_dims=space, deterministic=not train, name=f"dropout_{i}")(x)
+            if self.activate:
+                x = nn.relu(x)
+            if self.normalise:
+                x = batch_norm(train, self.dtype, f"norm_{i}")(x)
+        one = (1,) * len(self.kernel_size)
+        projected = torch_conv(self.features, one, start.shape[-1], self.dtype, "shortcut")(start)
+        if not self.residual:
+            return x
+        if start.shape[-1] > self.features:
+            return x + projected
+        more = self.features - start.shape[-1]
+        return x + jnp.pad(start, (*[(0, 0)] * (start.ndim - 1), (more, 0))).astype(x.dtype)
+
+
+def torch_conv(features: int, kernel_size: tuple[int, ...], inputs: int, dtype: Any, name: str) -> nn.Conv:
+    """A convolution that keeps the size, initialised as PyTorch's."""
+    init = torch_uniform(inputs * math.prod(kernel_size))
+    return nn.Conv(features, kernel_size, padding="SAME", kernel_init=init, bias_init=init, dtype=dtype, name=name)
+
+
+def batch_norm(train: bool, dtype: Any, name: str, scale_init: Any = nn.initializers.ones) -> nn.BatchNorm:
+    """Batch norm with PyTorch's epsilon and momentum; its averages are in the collection `batch_stats`."""
+    return nn.BatchNorm(
+        use_running_average=not train, momentum=0.9, epsilon=1e-5, dtype=dtype, scale_init=scale_init, name=name
+    )
+
+
+def halve_plane(x: Array) -> Array:
+    """Average over 2x2 pixels: `[B, ..., Y, X, C] -> [B, ..., Y/2, X/2, C]`."""
+    *lead, rows, columns, channels = x.shape
+    return x.reshape(*lead, rows // 2, 2, columns // 2, 2, channels).mean(axis=(-4, -2))
+
+
+def double_plane(x: Array) -> Array:
+    """Linear interpolation to twice the size (corners not aligned): `[B, ..., Y, X, C] -> [B, ..., 2Y, 2X, C]`."""
+    return _double(_double(x, x.ndim - 3), x.ndim - 2)
+
+
+def _double(x: Array, axis: int) -> Array:
+    size = x.shape[axis]
+    pad = [(0, 0)] * x.ndim
+    pad[axis] = (1, 1)
+    padded = jnp.pad(x, pad, mode="edge")
+    before, after = (lax.slice_in_dim(padded, shift, shift + size, axis=axis) for shift in (0, 2))
+    both = jnp.stack([0.75 * x + 0.25 * before, 0.75 * x + 0.25 * after], axis=axis + 1)
+    return both.reshape(*x.shape[:axis], 2 * size, *x.shape[axis + 1 :])

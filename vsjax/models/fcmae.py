@@ -1,0 +1,187 @@
+"""The fully convolutional masked autoencoder of VisCy (Liu et al. 2025; ConvNeXt V2, arXiv:2301.00808, section 2): the
+network of pre-training, and without a mask that of VSCyto2D and of VSCyto3D's 15-slice form.
+
+Weight for weight VisCy's `FullyConvolutionalMAE`, channels last.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+
+from vsjax.errors import UserError
+from vsjax.models.convnext import NARROW_NORMAL, ConvNeXtStage, LayerNorm
+from vsjax.models.depthwise import Implementation
+from vsjax.models.shuffle import blur_after_shuffle, pixel_shuffle, torch_uniform
+from vsjax.models.unext2 import Decoder, VolumeHead, check_stem, fold_depth, unfold_depth
+
+# PyTorch's default, which VisCy's masked blocks keep; timm's blocks in the decoder have 1e-6.
+_ENCODER_NORM_EPSILON = 1e-5
+
+
+def random_mask(key: Array, batch: int, grid: tuple[int, int], ratio: float) -> Array:
+    """Draw which cells are hidden: `[batch, *grid]` bool, `int(cells * ratio)` of them True in each sample.
+
+    `grid` is the image plane divided by the network's `mask_stride`. One mask serves all channels and slices.
+    """
+    cells = grid[0] * grid[1]
+    order = jnp.argsort(jax.random.uniform(key, (batch, cells)), axis=1)
+    return (order < int(cells * ratio)).reshape(batch, *grid)
+
+
+def enlarge_mask(mask: Array, factor: int | tuple[int, int]) -> Array:
+    """Repeat each cell `factor` times in Y and X: `[B, y, x] -> [B, y*factor, x*factor]`."""
+    rows, columns = (factor, factor) if isinstance(factor, int) else factor
+    return jnp.repeat(jnp.repeat(mask, rows, axis=1), columns, axis=2)
+
+
+class PatchConv(nn.Module):
+    """A convolution with kernel = stride whose parameters exist whether it is used or not.
+
+    `[B, *space, C] -> [B, *space/size, features]`, or None if not `used`.
+    """
+
+    features: int
+    size: tuple[int, ...]
+    kernel_init: nn.initializers.Initializer
+    bias_init: nn.initializers.Initializer
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Array, used: bool) -> Array | None:
+        kernel = self.param("kernel", self.kernel_init, (*self.size, x.shape[-1], self.features))
+        bias = self.param("bias", self.bias_init, (self.features,))
+        if not used:
+            return None
+        letters = "DHW"[3 - len(self.size) :]
+        layout = (f"N{letters}C", f"{letters}IO", f"N{letters}C")
+        x, kernel = x.astype(self.dtype), kernel.astype(self.dtype)
+        return lax.conv_general_dilated(x, kernel, self.size, "VALID", dimension_numbers=layout) + bias.astype(x.dtype)
+
+
+class AdaptiveStem(nn.Module):
+    """Cut a stack (by a 3-D convolution) or a single slice (by a 2-D one) into patches, and normalise them.
+
+    `[B, Z, Y, X, C] -> [B, Y/ky, X/kx, features]`.
+    """
+
+    features: int
+    kernel_size: tuple[int, int, int]
+    in_stack_depth: int
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        folds = self.in_stack_depth // self.kernel_size[0]
+        deep = x.shape[1] > 1
+        uniform = torch_uniform(x.shape[-1] * math.prod(self.kernel_size))
+        stack = PatchConv(self.features // folds, self.kernel_size, uniform, uniform, self.dtype, name="conv3d")
+        plane = PatchConv(
+            self.features, self.kernel_size[1:], NARROW_NORMAL, nn.initializers.zeros, self.dtype, name="conv2d"
+        )
+        from_stack, from_plane = stack(x, deep), plane(x[:, 0], not deep)
+        patches = fold_depth(from_stack) if deep else from_plane
+        return LayerNorm(_ENCODER_NORM_EPSILON, name="norm")(patches)
+
+
+class ShuffleHead(nn.Module):
+    """Shuffle up to the input's plane, blur, and unfold depth: VisCy's `PixelToVoxelShuffleHead`; no parameters.
+
+    `[B, Y, X, out_channels*depth*scale²] -> [B, depth, Y*scale, X*scale, out_channels]`.
+    """
+
+    depth: int
+    scale: int
+
+    def __call__(self, x: Array) -> Array:
+        return unfold_depth(blur_after_shuffle(pixel_shuffle(x, self.scale), self.scale), self.depth)
+
+
+class FCMAE(nn.Module):
+    """`[B, in_stack_depth, Y, X, in_channels] -> [B, in_stack_depth, Y, X, out_channels]`, float32 out.
+
+    The optional `mask` `[B, Y/mask_stride, X/mask_stride]` (True = hidden) is for the encoder. Y and X must be
+    divisible by `divisor`. Settings have VisCy's names; as there, the width of the convolution head's input follows
+    `in_channels`.
+    """
+
+    in_channels: int = 1
+    out_channels: int = 1
+    encoder_blocks: Sequence[int] = (3, 3, 9, 3)
+    dims: Sequence[int] = (96, 192, 384, 768)
+    encoder_drop_path_rate: float = 0.0
+    stem_kernel_size: tuple[int, int, int] = (5, 4, 4)
+    in_stack_depth: int = 5
+    decoder_conv_blocks: int = 1
+    head_conv: bool = False
+    head_conv_expansion_ratio: int = 4
+    head_conv_pool: bool = True
+    depthwise: Implementation = "auto"
+    dtype: Any = jnp.float32
+
+    @property
+    def mask_stride(self) -> int:
+        """Pixels in Y and X that one cell of the mask covers: the encoder's total stride."""
+        return self.stem_kernel_size[1] * 2 ** (len(self.dims) - 1)
+
+    @property
+    def divisor(self) -> tuple[int, int, int]:
+        """What the input's (Z, Y, X) must be divisible by."""
+        return self.stem_kernel_size[0], self.mask_stride, self.mask_stride
+
+    def check(self) -> None:
+        """Raise a UserError that names the first setting that cannot work."""
+        check_stem(self.in_stack_depth, self.stem_kernel_size, self.dims[0])
+        plane = tuple(self.stem_kernel_size[1:])
+        if len(self.encoder_blocks) != len(self.dims):
+            raise UserError(
+                f"model.encoder_blocks has {len(self.encoder_blocks)} stages and model.dims {len(self.dims)}; "
+                "give one number for each stage in both"
+            )
+        if plane[0] != plane[1] or (self.head_conv and plane != (4, 4)):
+            wanted = "4, because model.head_conv enlarges by 4" if self.head_conv else "equal"
+            raise UserError(f"model.stem_kernel_size = {tuple(self.stem_kernel_size)}: the last two must be {wanted}")
+
+    @nn.compact
+    def __call__(self, x: Array, train: bool = False, mask: Array | None = None) -> Array:
+        x = AdaptiveStem(self.dims[0], tuple(self.stem_kernel_size), self.in_stack_depth, self.dtype, name="stem")(x)
+        features = []
+        for i, (blocks, width) in enumerate(zip(self.encoder_blocks, self.dims, strict=True)):
+            visible = None
+            if mask is not None:
+                visible = ~enlarge_mask(mask, 2 ** (len(self.dims) - 1 - i))[..., None]
+                visible = visible.astype(self.dtype)
+            stage = ConvNeXtStage(
+                width,
+                drop_path_rates=(self.encoder_drop_path_rate,) * blocks,
+                stride=1 if i == 0 else 2,
+                norm_epsilon=_ENCODER_NORM_EPSILON,
+                depthwise_bias=False,
+                depthwise=self.depthwise,
+                dtype=self.dtype,
+                name=f"encoder_{i}",
+            )
+            x = stage(x, train, visible)
+            features.append(x)
+        depth, scale = self.in_stack_depth, self.stem_kernel_size[2]
+        if self.head_conv:
+            last = (depth + 2) * self.in_channels * 4 * self.head_conv_expansion_ratio
+        else:
+            last = self.out_channels * depth * scale**2
+        x = Decoder(
+            (*self.dims[-2:0:-1], last),
+            self.decoder_conv_blocks,
+            depthwise=self.depthwise,
+            dtype=self.dtype,
+            name="decoder",
+        )(features, train)
+        if self.head_conv:
+            ratio, pool = self.head_conv_expansion_ratio, self.head_conv_pool
+            x = VolumeHead(self.out_channels, depth, ratio, pool, self.dtype, name="head")(x)
+        else:
+            x = ShuffleHead(depth, scale, name="head")(x)
+        return x.astype(jnp.float32)

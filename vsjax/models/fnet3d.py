@@ -1,0 +1,103 @@
+"""FNet3D (Ounkomol et al. 2018, Nat Methods 15:917): a 3-D U-Net that halves all three axes.
+
+Weight for weight VisCy's `Unet3d`, channels last.
+"""
+
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jax import Array
+
+from vsjax.errors import UserError
+from vsjax.models.conv_block import batch_norm
+from vsjax.models.convnext import NARROW_NORMAL
+from vsjax.models.shuffle import torch_uniform
+
+
+class FNet3D(nn.Module):
+    """`[B, Z, Y, X, in_channels] -> [B, Z, Y, X, out_channels]`, float32 out; every axis divisible by `2**depth`.
+
+    `in_stack_depth` says how many slices it is trained and used with. In training it updates `batch_stats`.
+    """
+
+    in_channels: int = 1
+    out_channels: int = 1
+    depth: int = 4
+    mult_chan: int = 32
+    in_stack_depth: int = 16
+    dtype: Any = jnp.float32
+
+    @property
+    def divisor(self) -> tuple[int, int, int]:
+        """What the input's (Z, Y, X) must be divisible by."""
+        return (2**self.depth,) * 3
+
+    def check(self) -> None:
+        """Raise a UserError that names the first setting that cannot work."""
+        if self.in_stack_depth % 2**self.depth:
+            raise UserError(
+                f"model.in_stack_depth = {self.in_stack_depth} is not divisible by 2**model.depth = {2**self.depth}; "
+                "change one of the two"
+            )
+
+    @nn.compact
+    def __call__(self, x: Array, train: bool = False) -> Array:
+        widths = [self.mult_chan * 2**i for i in range(self.depth + 1)]
+        x = self._conv(x, widths[0], "in_conv")
+        skips = []
+        for i, width in enumerate(widths[:-1]):
+            x = DoubleConv(width, self.dtype, name=f"encoder_{i}")(x, train)
+            skips.append(x)
+            x = self._conv(x, widths[i + 1], f"down_{i}", stride=2)
+        x = DoubleConv(widths[-1], self.dtype, name="bottleneck")(x, train)
+        for i, skip in enumerate(reversed(skips)):
+            width = skip.shape[-1]
+            up = nn.ConvTranspose(
+                width,
+                (3, 3, 3),
+                strides=(2, 2, 2),
+                padding=((1, 2),) * 3,
+                kernel_init=NARROW_NORMAL,
+                bias_init=torch_uniform(27 * width),
+                dtype=self.dtype,
+                name=f"up_{i}",
+            )
+            x = jnp.concatenate([up(x), skip], axis=-1)
+            x = DoubleConv(width, self.dtype, name=f"decoder_{i}")(x, train)
+        return self._conv(x, self.out_channels, "out_conv").astype(jnp.float32)
+
+    def _conv(self, x: Array, features: int, name: str, stride: int = 1) -> Array:
+        return conv3(features, x.shape[-1], self.dtype, name, stride)(x)
+
+
+class DoubleConv(nn.Module):
+    """Twice a 3x3x3 convolution, batch norm and ReLU: `[B, Z, Y, X, C] -> [B, Z, Y, X, features]`."""
+
+    features: int
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Array, train: bool) -> Array:
+        for i in range(2):
+            x = conv3(self.features, x.shape[-1], self.dtype, f"conv_{i}")(x)
+            x = nn.relu(batch_norm(train, self.dtype, f"norm_{i}", scale_init=_near_one)(x))
+        return x
+
+
+def conv3(features: int, inputs: int, dtype: Any, name: str, stride: int = 1) -> nn.Conv:
+    """A 3x3x3 convolution with one pixel of zeros around, initialised as FNet's."""
+    return nn.Conv(
+        features,
+        (3, 3, 3),
+        strides=(stride,) * 3,
+        padding=((1, 1),) * 3,
+        kernel_init=NARROW_NORMAL,
+        bias_init=torch_uniform(27 * inputs),
+        dtype=dtype,
+        name=name,
+    )
+
+
+def _near_one(key: Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> Array:
+    return 1 + NARROW_NORMAL(key, shape, dtype)

@@ -1,0 +1,94 @@
+"""The 2.5-D U-Net (Guo et al. 2020, eLife 9:e55502): a stack in, one slice out, 3-D only in its encoder.
+
+Weight for weight VisCy's `Unet25d`, channels last.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jax import Array
+
+from vsjax.errors import UserError
+from vsjax.models.conv_block import ConvBlock, double_plane, halve_plane
+from vsjax.models.shuffle import torch_uniform
+
+
+class UNet25D(nn.Module):
+    """`[B, in_stack_depth, Y, X, in_channels] -> [B, out_stack_depth, Y, X, out_channels]`, float32 out.
+
+    Y and X must be divisible by `divisor`. Settings have VisCy's names. `num_filters` has `num_blocks + 1` entries
+    (empty: 16, doubling); `task` `reg` ends in a linear layer, `seg` in ReLU and batch norm. In training it needs the
+    random stream `dropout` and updates `batch_stats`.
+    """
+
+    in_channels: int = 1
+    out_channels: int = 1
+    in_stack_depth: int = 5
+    out_stack_depth: int = 1
+    xy_kernel_size: tuple[int, int] = (3, 3)
+    residual: bool = False
+    dropout: float = 0.2
+    num_blocks: int = 4
+    num_block_layers: int = 2
+    num_filters: Sequence[int] = ()
+    task: str = "reg"
+    dtype: Any = jnp.float32
+
+    @property
+    def divisor(self) -> tuple[int, int, int]:
+        """What the input's (Z, Y, X) must be divisible by: each block of the encoder halves the plane."""
+        return 1, 2**self.num_blocks, 2**self.num_blocks
+
+    def check(self) -> None:
+        """Raise a UserError that names the first setting that cannot work."""
+        check_filters(self.num_filters, self.num_blocks, self.task)
+        if not 1 <= self.out_stack_depth <= self.in_stack_depth:
+            raise UserError(
+                f"model.out_stack_depth = {self.out_stack_depth} must be from 1 to model.in_stack_depth = "
+                f"{self.in_stack_depth}"
+            )
+
+    @nn.compact
+    def __call__(self, x: Array, train: bool = False) -> Array:
+        filters = self.num_filters or [16 * 2**i for i in range(self.num_blocks + 1)]
+        settings = {"layers": self.num_block_layers, "dropout": self.dropout, "residual": self.residual}
+        depth_kernel = (1 + self.in_stack_depth - self.out_stack_depth, 1, 1)
+        skips = []
+        for i in range(self.num_blocks):
+            block = ConvBlock(filters[i], (3, *self.xy_kernel_size), **settings, dtype=self.dtype, name=f"down_{i}")
+            x = block(x, train)
+            skips.append(self._collapse(x, filters[i], depth_kernel, f"skip_{i}"))
+            x = halve_plane(x)
+        x = self._collapse(x, filters[-1], depth_kernel, "bottom")
+        for i, skip in enumerate(reversed(skips)):
+            x = jnp.concatenate([double_plane(x), skip], axis=-1)
+            kernel = (1, *self.xy_kernel_size)
+            x = ConvBlock(filters[-i - 2], kernel, **settings, dtype=self.dtype, name=f"up_{i}")(x, train)
+        terminal = ConvBlock(
+            self.out_channels,
+            (1, 3, 3),
+            layers=1,
+            dropout=0.0 if self.task == "reg" else self.dropout,
+            activate=self.task == "seg",
+            normalise=self.task == "seg",
+            dtype=self.dtype,
+            name="terminal",
+        )
+        return terminal(x, train).astype(jnp.float32)
+
+    def _collapse(self, x: Array, features: int, kernel: tuple[int, int, int], name: str) -> Array:
+        init = torch_uniform(x.shape[-1] * kernel[0])
+        conv = nn.Conv(features, kernel, padding="VALID", kernel_init=init, bias_init=init, dtype=self.dtype, name=name)
+        return conv(x)
+
+
+def check_filters(num_filters: Sequence[int], num_blocks: int, task: str) -> None:
+    """Raise a UserError unless there is a filter count for each level and the task is known."""
+    if num_filters and len(num_filters) != num_blocks + 1:
+        raise UserError(
+            f"model.num_filters has {len(num_filters)} entries; give model.num_blocks + 1 = {num_blocks + 1}"
+        )
+    if task not in ("reg", "seg"):
+        raise UserError(f"model.task = {task!r} does not exist; choose one of reg, seg")

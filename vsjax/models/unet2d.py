@@ -1,0 +1,83 @@
+"""The 2-D U-Net with optional shortcuts (Ronneberger et al. 2015; Zhang et al. 2018): one slice in, one slice out.
+
+Weight for weight VisCy's `Unet2d`, channels last. There a rounding of its rate switches dropout off; here it works.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jax import Array
+
+from vsjax.models.conv_block import ConvBlock, double_plane, halve_plane
+from vsjax.models.unet25d import check_filters
+
+
+class UNet2D(nn.Module):
+    """`[B, 1, Y, X, in_channels] -> [B, 1, Y, X, out_channels]`, float32 out.
+
+    Y and X must be divisible by `divisor`. Settings have VisCy's names; see `UNet25D`. `task` `seg` ends in ReLU.
+    """
+
+    in_channels: int = 1
+    out_channels: int = 1
+    kernel_size: tuple[int, int] = (3, 3)
+    residual: bool = False
+    dropout: float = 0.2
+    num_blocks: int = 4
+    num_block_layers: int = 2
+    num_filters: Sequence[int] = ()
+    task: str = "reg"
+    dtype: Any = jnp.float32
+
+    @property
+    def in_stack_depth(self) -> int:
+        """One slice."""
+        return 1
+
+    @property
+    def divisor(self) -> tuple[int, int, int]:
+        """What the input's (Z, Y, X) must be divisible by."""
+        return 1, 2**self.num_blocks, 2**self.num_blocks
+
+    def check(self) -> None:
+        """Raise a UserError that names the first setting that cannot work."""
+        check_filters(self.num_filters, self.num_blocks, self.task)
+
+    @nn.compact
+    def __call__(self, x: Array, train: bool = False) -> Array:
+        filters = self.num_filters or [16 * 2**i for i in range(self.num_blocks + 1)]
+
+        def block(features: int, name: str) -> ConvBlock:
+            return ConvBlock(
+                features,
+                tuple(self.kernel_size),
+                self.num_block_layers,
+                self.dropout,
+                self.residual,
+                dtype=self.dtype,
+                name=name,
+            )
+
+        x = x[:, 0]
+        skips = []
+        for i in range(self.num_blocks):
+            x = block(filters[i], f"down_{i}")(x, train)
+            skips.append(x)
+            x = halve_plane(x)
+        x = block(filters[-1], "bottom")(x, train)
+        for i, skip in enumerate(reversed(skips)):
+            x = jnp.concatenate([double_plane(x), skip], axis=-1)
+            x = block(filters[-i - 2], f"up_{i}")(x, train)
+        terminal = ConvBlock(
+            self.out_channels,
+            tuple(self.kernel_size),
+            layers=1,
+            dropout=self.dropout,
+            activate=self.task == "seg",
+            normalise=False,
+            dtype=self.dtype,
+            name="terminal",
+        )
+        return terminal(x, train)[:, None].astype(jnp.float32)
