@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from scipy import ndimage
 
 from vsjax.errors import UserError
-from vsjax.inference.tiling import Padding, plan_tiles, predict_tiles
+from vsjax.inference.tiling import Padding, choose_margin, plan_tiles, predict_tiles
 
 sides = st.integers(1, 20)
 
@@ -81,3 +81,19 @@ def test_padding_is_minimal_reflected_and_undone(y, x, divisor):
 def test_tile_smaller_than_its_margins_says_what_would_do():
     with pytest.raises(UserError, match="at least 160"):
         plan_tiles((512, 512), (96, 96), (32, 32), margin=64, ramp=64)
+
+
+@pytest.mark.parametrize(
+    ("margin", "radius", "tile", "expected"),
+    [
+        (None, 20, (256, 256), (20, 0)),  # exact, and no wider than needed
+        (30, 20, (256, 256), (30, 20)),  # what is left over blends
+        (80, 20, (256, 256), (80, 80)),
+        (10, 20, (256, 256), (10, 10)),  # too narrow: blended
+        (None, None, (256, 512), (64, 64)),
+        (None, None, (2048, 2048), (128, 128)),
+        (32, None, (2048, 2048), (32, 32)),
+    ],
+)
+def test_margin_follows_the_receptive_field(margin, radius, tile, expected):
+    assert choose_margin(margin, radius, tile) == expected

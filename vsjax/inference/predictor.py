@@ -177,7 +177,7 @@ class Predictor:
         padding = Padding.to_divisor(stack.shape[1:3], self._divisor(settings.tta))
         padded = padding.pad(stack)
         settings = self.resolve(stack.shape, settings)
-        margin, ramp = choose_margin(settings.margin, self.network.receptive_radius)
+        margin, ramp = choose_margin(settings.margin, self.network.receptive_radius, settings.tile)
         tiles = plan_tiles(padded.shape[1:3], settings.tile, self.network.divisor, margin, ramp)
         apply = with_rotations(self.network, settings.tta)
         total = len(plan.starts) * len(tiles)
@@ -207,8 +207,8 @@ class Predictor:
             fits, fraction = self.network.fits((batch_size, self.in_depth, *plane, len(self.source_channels)))
             if not fits:
                 side = math.sqrt(plane[0] * plane[1] / fraction)
-                margin, _ = choose_margin(settings.margin, self.network.receptive_radius)
-                smallest = [2 * margin + d for d in divisor]
+                margin = settings.margin or self.network.receptive_radius or 0
+                smallest = [2 * max(margin, d) + d for d in divisor]
                 tile = tuple(max(int(side // d) * d, s) for d, s in zip(divisor, smallest, strict=True))
         tile = tuple(min(math.ceil(t / d) * d, n) for t, d, n in zip(tile, divisor, plane, strict=True))
         return replace(settings, tile=tile, batch_size=batch_size)

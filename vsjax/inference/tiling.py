@@ -5,7 +5,10 @@ ramp leads from one tile to the next. The weights of all tiles sum to exactly on
 
 A network of finite receptive field is tiled exactly: see `choose_margin`. UNeXt2 is not of this kind: GRN and the
 head's instance norm take statistics over the whole image that they see, so a tile's values depend on what the tile
-contains, however wide its margin; there the ramp turns the steps between tiles into slow changes.
+contains, however wide its margin; there the ramp turns the steps between tiles into slow changes. Measured with a
+UNeXt2-atto (13 slices to 1, three targets) on a phase image of 512 x 960 pixels in tiles of 384: the root mean square
+difference to the whole image is 1 to 2% of the range, whatever the margin; from pixel to pixel it changes by 2 to 3%
+across a hard cut, by 0.4 to 1.2% across the middle of a ramp of 96, and by 0.2 to 0.5% elsewhere.
 """
 
 import itertools
@@ -17,25 +20,28 @@ import numpy as np
 
 from vsjax.errors import UserError
 
-GLOBAL_MARGIN = 64
+LARGEST_MARGIN = 128
 
 
-def choose_margin(margin: int | None, receptive_radius: int | None) -> tuple[int, int]:
+def choose_margin(margin: int | None, receptive_radius: int | None, tile: tuple[int, int]) -> tuple[int, int]:
     """Margin of the tiles and width of the ramp between them, in pixels.
 
     Args:
         margin: what the user wants, None to choose.
         receptive_radius: how far the network looks from a pixel in Y and X; None if it sees the whole image.
+        tile: (Y, X) of a tile with its margins.
 
     With a finite radius the margin is the radius and the cut hard, so tiles give what the whole plane gives; what the
-    user adds to the margin is used for a ramp. A network that sees the whole image gets margins of 64 pixels, of which
-    the outer half is not used (there the missing surroundings show) and the inner half is the ramp.
+    user adds to the margin is used for a ramp. A network that sees the whole image gets a quarter of the tile, at most
+    128 pixels, of which the outer half is not used (there the missing surroundings show) and the inner half is in the
+    ramp.
     """
     if receptive_radius is None:
-        margin = GLOBAL_MARGIN if margin is None else margin
+        margin = min(LARGEST_MARGIN, min(tile) // 4) if margin is None else margin
         return margin, margin
     margin = receptive_radius if margin is None else margin
-    return margin, min(margin, 2 * max(0, margin - receptive_radius))
+    spare = margin - receptive_radius
+    return margin, min(margin, 2 * spare) if spare >= 0 else margin
 
 
 @dataclass(frozen=True)
