@@ -93,12 +93,17 @@ def variables_from_state(name: str, state: Mapping[str, np.ndarray], settings: M
     Raises:
         UserError: if a tensor is missing, left over or of another shape; the one line names all of them.
     """
-    state = strip_prefix(state)
-    model = build_model(name, **settings)
-    shapes = abstract_variables(model)
+    shapes = flax.traverse_util.flatten_dict(abstract_variables(build_model(name, **settings)))
+    return map_tensors(name, shapes, strip_prefix(state))
+
+
+def map_tensors(
+    name: str, shapes: Mapping[tuple[str, ...], Any], state: Mapping[str, np.ndarray], of: str = "model"
+) -> dict[str, Any]:
+    """Fill every variable in `shapes` (by path, `params` first) from VisCy's tensors; UserError unless all fit."""
     variables, missing, misshapen = {}, [], []
     left = set(state)
-    for path, wanted in flax.traverse_util.flatten_dict(shapes).items():
+    for path, wanted in shapes.items():
         theirs = torch_name(name, path[1:])
         if theirs not in state:
             missing.append(theirs)
@@ -109,7 +114,13 @@ def variables_from_state(name: str, state: Mapping[str, np.ndarray], settings: M
             misshapen.append(f"{theirs} {tuple(state[theirs].shape)} for {wanted.shape}")
         else:
             variables[path] = np.ascontiguousarray(value, dtype=np.float32)
-    _report(name, missing, sorted(left), misshapen)
+    faults = [("missing", missing), ("unexpected", sorted(left)), ("of another shape", misshapen)]
+    parts = [f"{len(names)} {what}: {', '.join(names)}" for what, names in faults if names]
+    if parts:
+        raise UserError(
+            f"these weights do not fit {of} {name} with these settings ({'; '.join(parts)}); "
+            "give the settings that they were trained with"
+        )
     return flax.traverse_util.unflatten_dict(variables)
 
 
@@ -142,13 +153,3 @@ def _our_layout(name: str, path: tuple[str, ...], tensor: np.ndarray, wanted: tu
             if len(wanted) == 2 and tensor.shape[:-2] == (1,) * (tensor.ndim - 2):
                 tensor = tensor.reshape(tensor.shape[-2:])
     return tensor if tensor.shape == wanted else None
-
-
-def _report(name: str, missing: list[str], left: list[str], misshapen: list[str]) -> None:
-    faults = [("missing", missing), ("unexpected", left), ("of another shape", misshapen)]
-    parts = [f"{len(names)} {what}: {', '.join(names)}" for what, names in faults if names]
-    if parts:
-        raise UserError(
-            f"these weights do not fit model {name} with these settings ({'; '.join(parts)}); "
-            "give the settings that they were trained with"
-        )

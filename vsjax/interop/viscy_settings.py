@@ -53,7 +53,8 @@ def find_settings(checkpoint: TorchCheckpoint) -> FoundSettings:
     except (KeyError, IndexError, StopIteration, ZeroDivisionError) as error:
         raise UserError(f"{checkpoint.path}: looks like {name}, but lacks the tensor {error}") from None
     silent = () if config else _SILENT[name](settings)
-    return FoundSettings(name, settings, tuple(key for key in silent if key not in stored))
+    assumed = tuple(key for key in silent if key not in stored)
+    return FoundSettings(name, {**{key: known[key] for key in assumed}, **settings}, assumed)
 
 
 _TELLTALE = {
@@ -73,6 +74,19 @@ _SILENT: dict[str, Callable[[dict[str, Any]], tuple[str, ...]]] = {
 }
 
 
+def find_backbone(state: State) -> str:
+    """The name of the ConvNeXt V2 whose stages are under `encoder_stages.`; UserError if it is none that is known."""
+    stages = _count(state, r"encoder_stages\.stages_(\d+)\.")
+    depths = tuple(_count(state, rf"encoder_stages\.stages_{i}\.blocks\.(\d+)\.") for i in range(stages))
+    dims = tuple(state[f"encoder_stages.stages_{i}.blocks.0.conv_dw.weight"].shape[0] for i in range(stages))
+    for name, sizes in BACKBONES.items():
+        if sizes == (depths, dims):
+            return name
+    raise UserError(
+        f"the encoder has stages of {depths} blocks and {dims} channels, which is none of {', '.join(BACKBONES)}"
+    )
+
+
 def _hashable(value: Any) -> Any:
     return tuple(value) if isinstance(value, list) else value
 
@@ -83,18 +97,12 @@ def _count(state: State, pattern: str) -> int:
 
 
 def _infer_unext2(state: State, stored: Mapping[str, Any]) -> dict[str, Any]:
-    stages = _count(state, r"encoder_stages\.stages_(\d+)\.")
-    depths = tuple(_count(state, rf"encoder_stages\.stages_{i}\.blocks\.(\d+)\.") for i in range(stages))
-    dims = tuple(state[f"encoder_stages.stages_{i}.blocks.0.conv_dw.weight"].shape[0] for i in range(stages))
-    backbone = next((name for name, sizes in BACKBONES.items() if sizes == (depths, dims)), None)
-    if backbone is None:
-        raise UserError(
-            f"the encoder has stages of {depths} blocks and {dims} channels, which is none of {', '.join(BACKBONES)}"
-        )
+    backbone = find_backbone(state)
+    dims = BACKBONES[backbone][1]
     stem, mid, last = state["stem.conv.weight"], state["head.conv.0.conv.weight"], state["head.conv.1.weight"]
     out_channels = last.shape[0] // 4
     ratio = mid.shape[0] // last.shape[0]
-    width = state[f"decoder.decoder_stages.{stages - 2}.conv.blocks.0.conv_dw.weight"].shape[0]
+    width = state[f"decoder.decoder_stages.{len(dims) - 2}.conv.blocks.0.conv_dw.weight"].shape[0]
     return {
         "in_channels": stem.shape[1],
         "out_channels": out_channels,

@@ -1,0 +1,54 @@
+"""ConvNeXt V2 backbones, trained on ImageNet or as masked autoencoders, as the encoder of UNeXt2.
+
+Names of timm's models, and those of the ConvNeXt V2 authors' files (https://github.com/facebookresearch/ConvNeXt-V2).
+The weights themselves are CC BY-NC 4.0.
+"""
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import flax
+import numpy as np
+
+from vsjax.errors import UserError
+from vsjax.interop.viscy import abstract_variables, map_tensors, strip_prefix
+from vsjax.interop.viscy_settings import find_backbone
+from vsjax.models.registry import build_model
+
+# The authors' names -> timm's.
+_AUTHORS = [
+    (r"^downsample_layers\.0\.", "stem."),
+    (r"^downsample_layers\.(\d+)\.", r"stages.\1.downsample."),
+    (r"^stages\.(\d+)\.(\d+)\.", r"stages.\1.blocks.\2."),
+    (r"\.dwconv\.", ".conv_dw."),
+    (r"\.pwconv([12])\.", r".mlp.fc\1."),
+    (r"\.grn\.gamma$", ".mlp.grn.weight"),
+    (r"\.grn\.beta$", ".mlp.grn.bias"),
+]
+# The classifier, and the first convolution, which UNeXt2 replaces by its stem.
+_UNUSED = re.compile(r"^(head|norm|stem\.0|stem_0|decoder|proj|pred|mask_token)\b")
+
+
+def encoder_from_timm(tensors: Mapping[str, np.ndarray]) -> tuple[str, dict[str, Any]]:
+    """The backbone's name and UNeXt2's encoder parameters (`stem_norm`, `encoder_0`, ...), to be merged into `params`.
+
+    Raises UserError if the tensors are no ConvNeXt V2 of a known size, or do not fit one exactly.
+    """
+    state = {_timm_name(name): value for name, value in strip_prefix(tensors).items()}
+    state = {name: value for name, value in state.items() if not _UNUSED.match(name)}
+    state = {re.sub(r"^(stem|stages)[._](\d)", r"encoder_stages.\1_\2", name): value for name, value in state.items()}
+    state = {name: value.reshape(-1) if ".grn." in name else value for name, value in state.items()}
+    if "encoder_stages.stages_0.blocks.0.conv_dw.weight" not in state:
+        raise UserError(f"the tensors ({', '.join(list(tensors)[:3])}, ...) are of no ConvNeXt V2; give one of timm's")
+    backbone = find_backbone(state)
+    shapes = flax.traverse_util.flatten_dict(abstract_variables(build_model("unext2", backbone=backbone)))
+    encoder = {path: shape for path, shape in shapes.items() if path[1].startswith(("stem_norm", "encoder_"))}
+    return backbone, map_tensors("unext2", encoder, state, of="the encoder of")["params"]
+
+
+def _timm_name(name: str) -> str:
+    name = name.removeprefix("encoder.")
+    for pattern, replacement in _AUTHORS:
+        name = re.sub(pattern, replacement, name)
+    return name
