@@ -1,5 +1,6 @@
 """Fixtures that every folder of tests shares."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -7,6 +8,9 @@ import pytest
 from vsjax.data.plate import open_plate
 from vsjax.data.statistics import write_statistics
 from vsjax.simulate import SimulationConfig, write_plate
+
+# Before JAX is imported: the programs that tests start share what XLA compiled.
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(__file__).resolve().parents[1] / ".pytest_cache" / "xla"))
 
 
 @pytest.fixture(scope="session")

@@ -1,8 +1,12 @@
 """How every `python -m vsjax.NAME` starts and ends: its log, one line for a user's mistake, a traceback for ours."""
 
 import logging
+import os
 import sys
 from collections.abc import Callable
+from pathlib import Path
+
+import jax
 
 from vsjax.errors import UserError
 
@@ -10,6 +14,7 @@ from vsjax.errors import UserError
 def run_program(name: str, main: Callable[[], None]) -> None:
     """Call `main` and exit: status 0, or 1 after one line on standard error when it raises `UserError`."""
     _show_log()
+    _keep_compiled_programs()
     try:
         main()
     except UserError as error:
@@ -31,3 +36,11 @@ def _show_log() -> None:
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
     logger.handlers = [handler]
+
+
+def _keep_compiled_programs() -> None:
+    """Let XLA keep what it compiled in the user's cache folder, so that the next start of the same experiment is quick.
+    `JAX_COMPILATION_CACHE_DIR` names another folder."""
+    if jax.config.jax_compilation_cache_dir is None:
+        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+        jax.config.update("jax_compilation_cache_dir", str(cache / "vsjax" / "xla"))

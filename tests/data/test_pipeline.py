@@ -131,6 +131,19 @@ def test_uniform_crops_cover_everything(plates):
     assert abs(origins[:, 1].mean() - 32) < 1.5
 
 
+def test_windows_beyond_the_stack_repeat_its_ends(plates):
+    fields, images = plates
+    sampler = CropSampler(fields, SIZE, z_margins=(1, 1))
+    rng = np.random.default_rng(2)
+    crops = [sampler.draw(0, 0, rng) for _ in range(200)]
+    assert {crop.origin[0] for crop in crops} == {-1, 0, 1, 2}
+    batch = CropReader(fields, SIZE, FOV, FOV)(crops)
+    for row, crop in enumerate(crops[:50]):
+        z, y, x = crop.origin
+        stack = np.pad(images[0][0, 0, :, y : y + 32, x : x + 32], ((1, 1), (0, 0), (0, 0)), mode="edge")
+        np.testing.assert_array_equal(batch["source"][row, ..., 0], stack[z + 1 : z + 4])
+
+
 def test_validation_sees_every_crop_once(plates):
     fields, images = plates
     crops = grid_crops(fields, SIZE, 1000)

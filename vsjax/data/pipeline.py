@@ -56,8 +56,10 @@ class CropReader:
         with ts.Batch() as batch:
             for crop, role in itertools.product(crops, futures):
                 field = self._fields[crop.field]
-                z, y, x = (slice(start, start + n) for start, n in zip(crop.origin, self._size, strict=True))
-                view = field.position.array()[crop.time, list(getattr(field, role)), z, y, x]
+                z, y, x = (range(start, start + n) for start, n in zip(crop.origin, self._size, strict=True))
+                slices = np.clip(z, 0, field.position.shape[2] - 1)
+                plane = (slice(y.start, y.stop), slice(x.start, x.stop))
+                view = field.position.array()[crop.time].oindex[list(getattr(field, role)), slices, *plane]
                 futures[role].append((view.read(batch=batch), field.position.url))
         arrays = {}
         for role, pending in futures.items():

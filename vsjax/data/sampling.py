@@ -15,7 +15,8 @@ FLOOR = 0.1  # of the mean importance, given to every place, so that background 
 
 @dataclass(frozen=True)
 class Crop:
-    """One crop: the FOV's number, the time point, and the origin in voxels (z, y, x)."""
+    """One crop: the FOV's number, the time point, and the origin in voxels (z, y, x). A crop that begins above the stack
+    or ends below it repeats the first or last slice."""
 
     field: int
     time: int
@@ -29,13 +30,19 @@ class CropSampler:
         fields: the FOVs to draw from.
         size: voxels (z, y, x) of a crop, as it will be read.
         importance_channel: name of the channel whose intensity weighs the crop's centre; None draws uniformly.
+        z_margins: slices that a crop may reach beyond the first and the last one. A network that predicts only the
+            middle of its input is asked for every slice of a stack, so it must train on windows that reach beyond.
 
     Raises:
         UserError: a crop is larger than an image, or the channel does not exist.
     """
 
     def __init__(
-        self, fields: Sequence[FieldOfView], size: tuple[int, int, int], importance_channel: str | None = None
+        self,
+        fields: Sequence[FieldOfView],
+        size: tuple[int, int, int],
+        importance_channel: str | None = None,
+        z_margins: tuple[int, int] = (0, 0),
     ) -> None:
         for field in fields:
             for axis, want, have in zip("zyx", size, field.position.shape[2:], strict=True):
@@ -48,6 +55,7 @@ class CropSampler:
         self._fields = fields
         self._size = size
         self._channel = importance_channel
+        self._z_margins = z_margins
         self._maps: dict[tuple[int, int], np.ndarray] = {}
         self._lock = threading.Lock()
         if importance_channel is not None:
@@ -58,7 +66,8 @@ class CropSampler:
         """A crop of FOV `field` at time point `time`."""
         shape = self._fields[field].position.shape[2:]
         room = [have - want + 1 for have, want in zip(shape, self._size, strict=True)]
-        z, y, x = (int(rng.integers(count)) for count in room)
+        z, y, x = (int(rng.integers(count)) for count in (room[0] + sum(self._z_margins), *room[1:]))
+        z -= self._z_margins[0]
         if self._channel is not None:
             y, x = self._weighted_origin(field, time, rng)
         return Crop(field, time, (z, y, x))

@@ -96,7 +96,8 @@ def write_statistics(
     shared = {name: {"dataset_statistics": dataset[name], "timepoint_statistics": times[name]} for name in names}
     for position in progress(plate.positions(), total=total, desc="writing"):
         _write(position, shared)
-    _write(plate, shared)  # last, so that a plate that has them is a plate whose positions have them
+    if plate.is_hcs:  # a single image is its own position
+        _write(plate, shared)  # last, so that a plate that has them is a plate whose positions have them
     return dataset
 
 

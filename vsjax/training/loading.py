@@ -76,6 +76,8 @@ def open_data(config: ConfigDict) -> ExperimentData:
     # More slices than a stack has cannot be read: the augmentation clamps at the first and the last one.
     depth = min(field.position.shape[2] for field in training)
     read_size = (min(read_size[0], max(depth, patch[0])), *read_size[1:])
+    unpredicted = patch[0] - (config.model.get("out_stack_depth") or patch[0])
+    z_margins = (unpredicted // 2, unpredicted - unpredicted // 2)
     val_size = tuple(data.val_patch) or patch
     normalizations = [Normalization(**data.source_normalization), Normalization(**data.target_normalization)]
     if validation:
@@ -84,7 +86,7 @@ def open_data(config: ConfigDict) -> ExperimentData:
         config=config,
         training_fields=training,
         validation_fields=validation,
-        sampler=CropSampler(training, read_size, data.importance_channel or None),
+        sampler=CropSampler(training, read_size, data.importance_channel or None, z_margins),
         training_reader=CropReader(training, read_size, *normalizations),
         validation_reader=CropReader(validation, val_size, *normalizations),
         validation_crops=grid_crops(validation, val_size, data.val_patches),

@@ -1,0 +1,46 @@
+"""HeLa and RPE-1 cells: one slice of phase contrast to nuclei.
+
+python -m vsjax.preprocess --plate hela_nuclei_v05.zarr
+python -m vsjax.train --config configs/hela_nuclei.py --workdir runs/hela --config.data.plates=hela_nuclei_v05.zarr
+"""
+
+from ml_collections import ConfigDict
+
+from configs.common import base_config
+
+
+def get_config(mode: str = "") -> ConfigDict:
+    """The experiment; `mode` "debug" takes a few steps only."""
+    config = base_config(
+        "unext2",
+        backbone="convnextv2_atto",
+        stem_kernel_size=(1, 4, 4),
+        decoder_conv_blocks=1,
+        head_expansion_ratio=2,
+        drop_path_rate=0.1,
+    )
+    config.data.source = ("Phase",)
+    config.data.target = ("Nuclei",)
+    config.data.train_fovs = ("A/1/s10x1", "A/1/s11x1", "A/1/s12x1")
+    config.data.patch = (1, 256, 256)
+    config.data.val_patch = (1, 1024, 1024)
+    config.data.importance_channel = "Nuclei"
+    config.data.target_normalization.update(level="fov", statistic="mean_std")
+    config.augment.update(
+        rotation="right_angles",
+        rotation_probability=1.0,
+        flip_x_probability=0.5,
+        gamma_probability=0.5,
+        intensity_scale_probability=0.5,
+        intensity_scale_range=0.3,
+        blur_probability=0.5,
+        noise_probability=0.5,
+    )
+    config.loss.update(l1=0.0, l2=1.0, ms_dssim=0.0)
+    config.optim.update(learning_rate=1e-3, warmup_steps=50, weight_decay=0.05, average_decay=0.99)
+    config.train.update(steps=800, validate_every=200, save_every=200)
+    if mode == "debug":
+        config.data.batch_size = 2
+        config.optim.warmup_steps = 2
+        config.train.update(steps=20, log_every=5, validate_every=10, save_every=10)
+    return config
