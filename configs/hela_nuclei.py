@@ -21,7 +21,7 @@ def get_config(mode: str = "") -> ConfigDict:
     )
     config.data.source = ("Phase",)
     config.data.target = ("Nuclei",)
-    config.data.train_fovs = ("A/1/s10x1", "A/1/s11x1", "A/1/s12x1")
+    config.data.train_fovs = ("A/1/s10x0", "A/1/s10x1", "A/1/s10x2")
     config.data.patch = (1, 256, 256)
     config.data.val_patch = (1, 1024, 1024)
     config.data.importance_channel = "Nuclei"

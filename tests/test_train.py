@@ -18,7 +18,6 @@ from vsjax.training.checkpoint import load_checkpoint
 ROOT = Path(__file__).resolve().parents[1]
 SMALL = [
     "--config=configs/unext2.py:debug",
-    "--config.model.depthwise=conv",  # compiles faster; these images are small
     "--config.data.patch=(5, 32, 32)",
     "--config.data.batch_size=2",
     "--config.data.val_fovs=A/1/0",
@@ -135,7 +134,7 @@ def test_a_finished_run_stays_as_it_is(straight, simulated_plate):
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
-        (["--config.data.source=Phas"], ["Phas", "BF, nuclei, membrane"]),
+        (["--config.data.source=Phas"], ["Phas", "'BF', 'nuclei', 'membrane'"]),
         (["--config.data.patch=(5, 128, 128)"], ["96", "128", "config.data.patch"]),
         (["--config.data.patch=(7, 32, 32)"], ["7", "5", "stem"]),
         (["--config.data.pacth=3"], ["pacth"]),

@@ -15,8 +15,8 @@ FLOOR = 0.1  # of the mean importance, given to every place, so that background 
 
 @dataclass(frozen=True)
 class Crop:
-    """One crop: the FOV's number, the time point, and the origin in voxels (z, y, x). A crop that begins above the stack
-    or ends below it repeats the first or last slice."""
+    """One crop: the FOV's number, the time point, and the origin in voxels (z, y, x). A crop that begins above the
+    stack or ends below it repeats the first or last slice."""
 
     field: int
     time: int
