@@ -181,7 +181,12 @@ def _half_written(folder: Path, item: str, error: Exception) -> str:
 
 
 def _manager(folder: Path) -> ocp.CheckpointManager:
-    return ocp.CheckpointManager(folder, options=ocp.CheckpointManagerOptions(max_to_keep=1, create=True))
+    handlers = {name: ocp.StandardCheckpointHandler() for name in ("variables", "average", "optimizer")}
+    return ocp.CheckpointManager(
+        folder,
+        item_handlers={**handlers, "description": ocp.JsonCheckpointHandler()},  # to read what another process wrote
+        options=ocp.CheckpointManagerOptions(max_to_keep=1, create=True),
+    )
 
 
 def _steps(folder: Path) -> list[int]:
