@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,9 @@ def describe_model(
     source, _ = jax.eval_shape(task.inputs.training, jax.random.key(0), batch)
     one = jax.ShapeDtypeStruct((1, *source.shape[1:]), source.dtype)
     counts = {name: sum(leaf.size for leaf in jax.tree.leaves(module)) for name, module in shapes["params"].items()}
-    work = multiply_adds(task.predict, shapes, one)
+    # Products that are written as shifted sums are not seen; as the convolution that they are, they count.
+    model = task.model.clone(depthwise="conv") if hasattr(task.model, "depthwise") else task.model
+    work = multiply_adds(partial(model.apply, train=False), shapes, one)
     parts = ", ".join(f"{name} {count:,}" for name, count in counts.items())
     total = sum(counts.values())
     LOG.info("%s: %s parameters (%s)", type(task.model).__name__, f"{total:,}", parts)
