@@ -1,13 +1,12 @@
 """The block of VisCy's 2-D and 2.5-D U-Nets, in two or three dimensions, and what they halve and double planes with."""
 
-import math
 from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
 from jax import Array, lax
 
-from vsjax.models.shuffle import torch_uniform
+from vsjax.models.convolution import Conv
 
 
 class ConvBlock(nn.Module):
@@ -31,7 +30,7 @@ class ConvBlock(nn.Module):
     def __call__(self, x: Array, train: bool) -> Array:
         start = x
         for i in range(self.layers):
-            x = torch_conv(self.features, self.kernel_size, x.shape[-1], self.dtype, f"conv_{i}")(x)
+            x = Conv(self.features, self.kernel_size, dtype=self.dtype, name=f"conv_{i}")(x)
             if self.dropout:
                 space = tuple(range(1, x.ndim - 1))
                 x = nn.Dropout(self.dropout, broadcast_dims=space, deterministic=not train, name=f"dropout_{i}")(x)
@@ -40,19 +39,13 @@ class ConvBlock(nn.Module):
             if self.normalise:
                 x = batch_norm(train, self.dtype, f"norm_{i}")(x)
         one = (1,) * len(self.kernel_size)
-        projected = torch_conv(self.features, one, start.shape[-1], self.dtype, "shortcut")(start)
+        projected = Conv(self.features, one, dtype=self.dtype, name="shortcut")(start)
         if not self.residual:
             return x
         if start.shape[-1] > self.features:
             return x + projected
         more = self.features - start.shape[-1]
         return x + jnp.pad(start, (*[(0, 0)] * (start.ndim - 1), (more, 0))).astype(x.dtype)
-
-
-def torch_conv(features: int, kernel_size: tuple[int, ...], inputs: int, dtype: Any, name: str) -> nn.Conv:
-    """A convolution that keeps the size, initialised as PyTorch's."""
-    init = torch_uniform(inputs * math.prod(kernel_size))
-    return nn.Conv(features, kernel_size, padding="SAME", kernel_init=init, bias_init=init, dtype=dtype, name=name)
 
 
 def batch_norm(train: bool, dtype: Any, name: str, scale_init: Any = nn.initializers.ones) -> nn.BatchNorm:

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from vsjax.models.convolution import PatchConv
 from vsjax.models.depthwise import Implementation, depthwise_conv
 
 NARROW_NORMAL = nn.initializers.normal(0.02)
@@ -135,14 +136,8 @@ class ConvNeXtStage(nn.Module):
     def __call__(self, x: Array, train: bool, visible: Array | None = None) -> Array:
         if x.shape[-1] != self.features or self.stride > 1:
             x = LayerNorm(name="downsample_norm")(x)
-            x = patch_conv(
-                self.features,
-                (self.stride, self.stride),
-                NARROW_NORMAL,
-                nn.initializers.zeros,
-                self.dtype,
-                "downsample",
-            )(x)
+            size = (self.stride, self.stride)
+            x = PatchConv(self.features, size, NARROW_NORMAL, dtype=self.dtype, name="downsample")(x)
         for i, rate in enumerate(self.drop_path_rates):
             is_last = i == len(self.drop_path_rates) - 1
             x = ConvNeXtBlock(
@@ -155,27 +150,6 @@ class ConvNeXtStage(nn.Module):
                 name=f"block_{i}",
             )(x, train, visible)
         return x
-
-
-def patch_conv(
-    features: int,
-    size: tuple[int, ...],
-    kernel_init: nn.initializers.Initializer,
-    bias_init: nn.initializers.Initializer,
-    dtype: Any,
-    name: str,
-) -> nn.Conv:
-    """A convolution whose kernel equals its stride (patches do not overlap), in two or three dimensions."""
-    return nn.Conv(
-        features,
-        size,
-        strides=size,
-        padding="VALID",
-        kernel_init=kernel_init,
-        bias_init=bias_init,
-        dtype=dtype,
-        name=name,
-    )
 
 
 def linear_drop_path_rates(depths: Sequence[int], rate: float) -> list[list[float]]:

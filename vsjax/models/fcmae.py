@@ -11,10 +11,11 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jax import Array, lax
+from jax import Array
 
 from vsjax.errors import UserError
 from vsjax.models.convnext import NARROW_NORMAL, ConvNeXtStage, LayerNorm
+from vsjax.models.convolution import PatchConv
 from vsjax.models.depthwise import Implementation
 from vsjax.models.shuffle import blur_after_shuffle, pixel_shuffle, torch_uniform
 from vsjax.models.unext2 import Decoder, VolumeHead, check_stem, fold_depth, unfold_depth
@@ -39,30 +40,6 @@ def enlarge_mask(mask: Array, factor: int | tuple[int, int]) -> Array:
     return jnp.repeat(jnp.repeat(mask, rows, axis=1), columns, axis=2)
 
 
-class PatchConv(nn.Module):
-    """A convolution with kernel = stride whose parameters exist whether it is used or not.
-
-    `[B, *space, C] -> [B, *space/size, features]`, or None if not `used`.
-    """
-
-    features: int
-    size: tuple[int, ...]
-    kernel_init: nn.initializers.Initializer
-    bias_init: nn.initializers.Initializer
-    dtype: Any = jnp.float32
-
-    @nn.compact
-    def __call__(self, x: Array, used: bool) -> Array | None:
-        kernel = self.param("kernel", self.kernel_init, (*self.size, x.shape[-1], self.features))
-        bias = self.param("bias", self.bias_init, (self.features,))
-        if not used:
-            return None
-        letters = "DHW"[3 - len(self.size) :]
-        layout = (f"N{letters}C", f"{letters}IO", f"N{letters}C")
-        x, kernel = x.astype(self.dtype), kernel.astype(self.dtype)
-        return lax.conv_general_dilated(x, kernel, self.size, "VALID", dimension_numbers=layout) + bias.astype(x.dtype)
-
-
 class AdaptiveStem(nn.Module):
     """Cut a stack (by a 3-D convolution) or a single slice (by a 2-D one) into patches, and normalise them.
 
@@ -80,9 +57,7 @@ class AdaptiveStem(nn.Module):
         deep = x.shape[1] > 1
         uniform = torch_uniform(x.shape[-1] * math.prod(self.kernel_size))
         stack = PatchConv(self.features // folds, self.kernel_size, uniform, uniform, self.dtype, name="conv3d")
-        plane = PatchConv(
-            self.features, self.kernel_size[1:], NARROW_NORMAL, nn.initializers.zeros, self.dtype, name="conv2d"
-        )
+        plane = PatchConv(self.features, self.kernel_size[1:], NARROW_NORMAL, dtype=self.dtype, name="conv2d")
         from_stack, from_plane = stack(x, deep), plane(x[:, 0], not deep)
         patches = fold_depth(from_stack) if deep else from_plane
         return LayerNorm(_ENCODER_NORM_EPSILON, name="norm")(patches)

@@ -12,6 +12,7 @@ from jax import Array
 from vsjax.errors import UserError
 from vsjax.models.conv_block import batch_norm
 from vsjax.models.convnext import NARROW_NORMAL
+from vsjax.models.convolution import Conv
 from vsjax.models.shuffle import torch_uniform
 
 
@@ -68,7 +69,7 @@ class FNet3D(nn.Module):
         return self._conv(x, self.out_channels, "out_conv").astype(jnp.float32)
 
     def _conv(self, x: Array, features: int, name: str, stride: int = 1) -> Array:
-        return conv3(features, x.shape[-1], self.dtype, name, stride)(x)
+        return Conv(features, (3, 3, 3), stride, kernel_init=NARROW_NORMAL, dtype=self.dtype, name=name)(x)
 
 
 class DoubleConv(nn.Module):
@@ -80,23 +81,9 @@ class DoubleConv(nn.Module):
     @nn.compact
     def __call__(self, x: Array, train: bool) -> Array:
         for i in range(2):
-            x = conv3(self.features, x.shape[-1], self.dtype, f"conv_{i}")(x)
+            x = Conv(self.features, (3, 3, 3), kernel_init=NARROW_NORMAL, dtype=self.dtype, name=f"conv_{i}")(x)
             x = nn.relu(batch_norm(train, self.dtype, f"norm_{i}", scale_init=_near_one)(x))
         return x
-
-
-def conv3(features: int, inputs: int, dtype: Any, name: str, stride: int = 1) -> nn.Conv:
-    """A 3x3x3 convolution with one pixel of zeros around, initialised as FNet's."""
-    return nn.Conv(
-        features,
-        (3, 3, 3),
-        strides=(stride,) * 3,
-        padding=((1, 1),) * 3,
-        kernel_init=NARROW_NORMAL,
-        bias_init=torch_uniform(27 * inputs),
-        dtype=dtype,
-        name=name,
-    )
 
 
 def _near_one(key: Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> Array:

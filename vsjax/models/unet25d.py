@@ -12,7 +12,7 @@ from jax import Array
 
 from vsjax.errors import UserError
 from vsjax.models.conv_block import ConvBlock, double_plane, halve_plane
-from vsjax.models.shuffle import torch_uniform
+from vsjax.models.convolution import Conv
 
 
 class UNet25D(nn.Module):
@@ -79,9 +79,7 @@ class UNet25D(nn.Module):
         return terminal(x, train).astype(jnp.float32)
 
     def _collapse(self, x: Array, features: int, kernel: tuple[int, int, int], name: str) -> Array:
-        init = torch_uniform(x.shape[-1] * kernel[0])
-        conv = nn.Conv(features, kernel, padding="VALID", kernel_init=init, bias_init=init, dtype=self.dtype, name=name)
-        return conv(x)
+        return Conv(features, kernel, padding=(0, 0, 0), dtype=self.dtype, name=name)(x)
 
 
 def check_filters(num_filters: Sequence[int], num_blocks: int, task: str) -> None:

@@ -12,7 +12,8 @@ import jax.numpy as jnp
 from jax import Array
 
 from vsjax.errors import UserError
-from vsjax.models.convnext import ConvNeXtStage, LayerNorm, linear_drop_path_rates, patch_conv
+from vsjax.models.convnext import ConvNeXtStage, LayerNorm, linear_drop_path_rates
+from vsjax.models.convolution import Conv, PatchConv
 from vsjax.models.depthwise import Implementation
 from vsjax.models.shuffle import blur_after_shuffle, icnr, pixel_shuffle, torch_uniform
 
@@ -41,7 +42,7 @@ class VolumeStem(nn.Module):
     def __call__(self, x: Array) -> Array:
         folds = x.shape[1] // self.kernel_size[0]
         init = torch_uniform(x.shape[-1] * self.kernel_size[0] * self.kernel_size[1] * self.kernel_size[2])
-        x = patch_conv(self.features // folds, self.kernel_size, init, init, self.dtype, "conv")(x)
+        x = PatchConv(self.features // folds, self.kernel_size, init, init, self.dtype, name="conv")(x)
         return fold_depth(x)
 
 
@@ -72,9 +73,8 @@ class UpStage(nn.Module):
     @nn.compact
     def __call__(self, x: Array, skip: Array, train: bool) -> Array:
         if self.pre_conv:
-            bias_init = torch_uniform(9 * x.shape[-1])
             mid = x.shape[-1] // 4 * 4
-            x = nn.Conv(mid, (3, 3), kernel_init=icnr(2), bias_init=bias_init, dtype=self.dtype, name="pre_conv")(x)
+            x = Conv(mid, (3, 3), kernel_init=icnr(2), dtype=self.dtype, name="pre_conv")(x)
         x = jnp.concatenate([pixel_shuffle(x, 2), skip.astype(x.dtype)], axis=-1)
         stage = ConvNeXtStage(
             self.features,
@@ -126,9 +126,7 @@ class VolumeHead(nn.Module):
         x = blur_after_shuffle(x, 2) if self.pool else x
         x = unfold_depth(x, self.out_stack_depth + 2)
         mid = self.out_channels * self.expansion_ratio * 4
-        init = torch_uniform(27 * x.shape[-1])
-        padding = ((0, 0), (1, 1), (1, 1))
-        x = nn.Conv(mid, (3, 3, 3), padding=padding, kernel_init=init, bias_init=init, dtype=self.dtype, name="conv")(x)
+        x = Conv(mid, (3, 3, 3), padding=(0, 1, 1), dtype=self.dtype, name="conv")(x)
         x = instance_norm(x)
         slope = self.param("slope", nn.initializers.constant(0.25), (1,))
         x = jnp.where(x >= 0, x, slope.astype(x.dtype) * x)
