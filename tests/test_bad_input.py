@@ -114,14 +114,18 @@ def test_channel_that_does_not_exist(tmp_path, capfd, monkeypatch):
 
 
 def test_all_nan_channel(tmp_path, capfd, monkeypatch):
-    plate = write_plate(tmp_path / "P.zarr", pixels=lambda image: image * np.array([1, np.nan], np.float32)[:, None, None, None])
+    plate = write_plate(
+        tmp_path / "P.zarr", pixels=lambda image: image * np.array([1, np.nan], np.float32)[:, None, None, None]
+    )
     before = fingerprint(plate)
     assert_one_line(run(capfd, monkeypatch, "preprocess", "--plate", plate), "P.zarr", "nuclei", "NaN")
     assert fingerprint(plate) == before
 
 
 def test_constant_channel(tmp_path, capfd, monkeypatch, checkpoint):
-    plate = write_plate(tmp_path / "P.zarr", pixels=lambda image: image * np.array([0, 1], np.float32)[:, None, None, None])
+    plate = write_plate(
+        tmp_path / "P.zarr", pixels=lambda image: image * np.array([0, 1], np.float32)[:, None, None, None]
+    )
     assert run(capfd, monkeypatch, "preprocess", "--plate", plate)[0] == 0
     result = run(capfd, monkeypatch, "predict", *predict_arguments(checkpoint, plate, tmp_path / "S.zarr"))
     assert_one_line(result, "BF", "constant")

@@ -5,9 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from configs import unext2
 from flax import linen as nn
 
+from configs import unext2
 from vsjax.data.augmentation import AugmentConfig
 from vsjax.data.normalization import Normalization
 from vsjax.errors import UserError
@@ -35,7 +35,9 @@ def make_batch(seed=0):
     source = rng.normal(size=(4, 3, 8, 8, 2)).astype(np.float32)
     target = (source @ np.array([[2.0], [-1.0]], np.float32)) + 0.5
     ones = {f"{role}_scale": np.ones((4, channels), np.float32) for role, channels in (("source", 2), ("target", 1))}
-    zeros = {f"{role}_location": np.zeros((4, channels), np.float32) for role, channels in (("source", 2), ("target", 1))}
+    zeros = {
+        f"{role}_location": np.zeros((4, channels), np.float32) for role, channels in (("source", 2), ("target", 1))
+    }
     return {"source": source, "target": target, **ones, **zeros}
 
 

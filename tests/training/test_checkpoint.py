@@ -130,5 +130,5 @@ def test_a_step_being_written_does_not_count(tmp_path):
 
 @pytest.mark.parametrize("which", [None, "best", "last", "newest"])
 def test_no_checkpoint_is_one_line(tmp_path, which):
-    with pytest.raises(UserError, match="no whole checkpoint|does not exist; choose one of best, last"):
+    with pytest.raises(UserError, match=r"no whole checkpoint|does not exist; choose one of best, last"):
         load_checkpoint(tmp_path, which)
