@@ -44,14 +44,14 @@ def train(config: ConfigDict, workdir: str | Path) -> dict[str, float]:
     workdir = Path(workdir).absolute()
     is_first_process = jax.process_index() == 0
 
-    # --- Mesh: every device, one program
-    mesh = make_mesh(config.mesh)
-    check_batch(mesh, config.data.batch_size, config.data.patch[1])
-
-    # --- Task and data, both checked before anything is written
+    # --- Mesh and task: every device, one program
     with config.unlocked():
         config.model.update(complete_model(config))
+    mesh = make_mesh(config.mesh)
+    check_batch(mesh, config.data.batch_size, config.data.patch[1])
     task = make_task(config)
+
+    # --- Data, checked before anything is written
     data = open_data(config)
     description = {"config": config.to_dict(), **data.description()}
     first_batch = put_batch(mesh, next(data.training(0)))
