@@ -18,6 +18,7 @@ def get_config(mode: str = "") -> ConfigDict:
         decoder_conv_blocks=1,
         head_expansion_ratio=2,
         drop_path_rate=0.1,
+        input_gain=0.2,
     )
     config.data.source = ("Phase",)
     config.data.target = ("Nuclei",)

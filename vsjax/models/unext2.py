@@ -150,6 +150,10 @@ class UNeXt2(nn.Module):
     Y and X must be divisible by `divisor`. Settings have VisCy's names; `out_stack_depth` None means that of the
     input. `depthwise` chooses how depthwise convolutions are computed (see `depthwise_conv`), `dtype` the type that
     the network computes in; parameters and norms are float32.
+
+    `input_gain` multiplies the normalised input. The norm after the stem divides every pixel's features by their
+    spread, and with it takes away how strong the local contrast is; features that are small against the stem's biases
+    pass it in proportion. 1 is the published network; 0.2 learns faster from few images.
     """
 
     in_channels: int = 1
@@ -163,6 +167,7 @@ class UNeXt2(nn.Module):
     head_pool: bool = False
     head_expansion_ratio: int = 4
     drop_path_rate: float = 0.0
+    input_gain: float = 1.0
     depthwise: Implementation = "auto"
     dtype: Any = jnp.float32
 
@@ -188,7 +193,7 @@ class UNeXt2(nn.Module):
     def __call__(self, x: Array, train: bool = False) -> Array:
         depths, dims = BACKBONES[self.backbone]
         out_depth = self.out_stack_depth or self.in_stack_depth
-        x = VolumeStem(dims[0], tuple(self.stem_kernel_size), self.dtype, name="stem")(x)
+        x = VolumeStem(dims[0], tuple(self.stem_kernel_size), self.dtype, name="stem")(x * self.input_gain)
         x = LayerNorm(name="stem_norm")(x)
         features = []
         for i, rates in enumerate(linear_drop_path_rates(depths, self.drop_path_rate)):
