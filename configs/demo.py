@@ -14,6 +14,7 @@ def get_config() -> ConfigDict:
         decoder_conv_blocks=1,
         head_expansion_ratio=2,
         head_pool=True,
+        input_gain=0.2,
     )
     config.data.source = ("BF",)
     config.data.target = ("nuclei", "membrane")
