@@ -30,6 +30,7 @@ setup(
         "ome-zarr-models>=1.3",
         "optax>=0.2.5",
         "orbax-checkpoint>=0.11.25",
+        "pillow>=10.4",
         "safetensors>=0.5",
         "scipy>=1.14",
         "scikit-image>=0.25",

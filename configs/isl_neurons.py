@@ -3,9 +3,9 @@
 python -m vsjax.preprocess --plate isl_neurons_v04.zarr
 python -m vsjax.train --config configs/isl_neurons.py --workdir runs/isl --config.data.plates=isl_neurons_v04.zarr
 
-Six fields of 256 x 320 pixels are very few, so the choices are against overfitting; they were made by training on fields 0-3
-and looking at 4-5. What counted most: an input gain that lets the network see how strong the contrast is, L1 and L2 with
-little MS-SSIM (which alone learns the nuclei late and then by heart), and few steps.
+Six fields of 256 x 320 pixels are very few, so the choices are against overfitting; they were made by training on
+fields 0-3 and looking at 4-5. What counted most: an input gain that lets the network see how strong the contrast is,
+L1 and L2 with little MS-SSIM (which alone learns the nuclei late and then by heart), and few steps.
 """
 
 from ml_collections import ConfigDict
