@@ -81,7 +81,7 @@ def data_config() -> ConfigDict:
     return data
 
 
-def paper_augmentation(scale_xy: float = 0.3, flips: bool = False) -> dict[str, object]:
+def paper_augmentation(scale_xy: float = 0.3, flips: bool = False) -> dict[str, Any]:
     """The published augmentation of UNeXt2 (paper, "Model training"; ranges from VisCy's recipes)."""
     return {
         "rotation_probability": 0.8,
@@ -100,4 +100,19 @@ def paper_augmentation(scale_xy: float = 0.3, flips: bool = False) -> dict[str, 
         "noise_std_range": (0.0, 0.3),
         "blur_probability": 0.5,
         "blur_sigma_range": (0.25, 0.75),
+    }
+
+
+def small_data_augmentation(intensity_scale: float) -> dict[str, Any]:
+    """For a handful of fields of view: right angles and flips use every pixel up to the border, which free
+    rotation, reading larger crops, would keep out of training; intensity changes are small, since contrast informs."""
+    return {
+        "rotation": "right_angles",
+        "rotation_probability": 1.0,
+        "flip_x_probability": 0.5,
+        "gamma_probability": 0.5,
+        "intensity_scale_probability": 0.5,
+        "intensity_scale_range": intensity_scale,
+        "blur_probability": 0.5,
+        "noise_probability": 0.5,
     }

@@ -2,7 +2,7 @@
 
 from ml_collections import ConfigDict
 
-from configs.common import base_config
+from configs.common import base_config, small_data_augmentation
 
 
 def get_config() -> ConfigDict:
@@ -21,16 +21,7 @@ def get_config() -> ConfigDict:
     config.data.val_fovs = ("A/1/0", "A/1/1")
     config.data.patch = (5, 128, 128)
     config.data.importance_channel = "nuclei"
-    config.augment.update(
-        rotation="right_angles",
-        rotation_probability=1.0,
-        flip_y_probability=0.5,
-        flip_x_probability=0.5,
-        intensity_scale_probability=0.5,
-        intensity_scale_range=0.2,
-        noise_probability=0.5,
-        noise_std_range=(0.0, 0.2),
-    )
+    config.augment.update(small_data_augmentation(intensity_scale=0.2))
     config.loss.scales = 4
     config.optim.update(learning_rate=1e-3, warmup_steps=50, average_decay=0.99)
     config.train.update(steps=600, validate_every=200, save_every=200, best="pearson")

@@ -6,7 +6,7 @@ python -m vsjax.train --config configs/hela_nuclei.py --workdir runs/hela --conf
 
 from ml_collections import ConfigDict
 
-from configs.common import base_config
+from configs.common import base_config, small_data_augmentation
 
 
 def get_config(mode: str = "") -> ConfigDict:
@@ -27,16 +27,7 @@ def get_config(mode: str = "") -> ConfigDict:
     config.data.val_patch = (1, 1024, 1024)
     config.data.importance_channel = "Nuclei"
     config.data.target_normalization.update(level="fov", statistic="mean_std")
-    config.augment.update(
-        rotation="right_angles",
-        rotation_probability=1.0,
-        flip_x_probability=0.5,
-        gamma_probability=0.5,
-        intensity_scale_probability=0.5,
-        intensity_scale_range=0.3,
-        blur_probability=0.5,
-        noise_probability=0.5,
-    )
+    config.augment.update(small_data_augmentation(intensity_scale=0.3))
     config.loss.update(l1=0.0, l2=1.0, ms_dssim=0.0)
     config.optim.update(learning_rate=1e-3, warmup_steps=50, weight_decay=0.05, average_decay=0.99)
     config.train.update(steps=800, validate_every=200, save_every=200)

@@ -10,7 +10,7 @@ L1 and L2 with little MS-SSIM (which alone learns the nuclei late and then by he
 
 from ml_collections import ConfigDict
 
-from configs.common import base_config
+from configs.common import base_config, small_data_augmentation
 
 
 def get_config(mode: str = "") -> ConfigDict:
@@ -30,16 +30,7 @@ def get_config(mode: str = "") -> ConfigDict:
     config.data.patch = (13, 128, 128)
     config.data.val_patch = (13, 256, 320)
     config.data.target_normalization.update(level="dataset", statistic="mean_std")
-    config.augment.update(
-        rotation="right_angles",
-        rotation_probability=1.0,
-        flip_x_probability=0.5,
-        gamma_probability=0.5,
-        intensity_scale_probability=0.5,
-        intensity_scale_range=0.15,
-        blur_probability=0.5,
-        noise_probability=0.5,
-    )
+    config.augment.update(small_data_augmentation(intensity_scale=0.15))
     config.loss.update(l1=1.0, l2=0.25, ms_dssim=0.25, scales=4)
     config.optim.update(learning_rate=1e-3, warmup_steps=100, weight_decay=0.05, average_decay=0.99)
     config.train.update(steps=600, validate_every=100, save_every=200)

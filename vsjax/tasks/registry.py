@@ -54,12 +54,8 @@ def _regression(config: ConfigDict) -> RegressionTask:
     settings = complete_model(config)
     model = build_model(settings.pop("name"), config.dtype, **settings)
     patch = tuple(config.data.patch)
-    for size, divisor, axis in zip(patch, model.divisor, "ZYX", strict=True):
-        if size % divisor:
-            raise UserError(
-                f"config.data.patch={patch}: {axis}={size} is not divisible by {divisor}, the network's total stride; "
-                f"set a multiple of {divisor}"
-            )
+    for field in ("patch", "val_patch"):
+        _check_divisible(f"config.data.{field}", tuple(config.data[field]) or patch, model.divisor)
     if config.loss.ms_dssim:
         check_scales(patch[1:], config.loss.scales)
     inputs = Inputs(
@@ -71,6 +67,17 @@ def _regression(config: ConfigDict) -> RegressionTask:
     )
     optimizer = make_optimizer(config.optim, config.train.steps)
     return RegressionTask(model, inputs, optimizer, config.loss.to_dict(), config.optim.average_decay)
+
+
+def _check_divisible(field: str, patch: tuple[int, ...], divisors: tuple[int, ...]) -> None:
+    if len(patch) != len(divisors):
+        raise UserError(f"{field}={patch} must hold three numbers of voxels, (z, y, x)")
+    for size, divisor, axis in zip(patch, divisors, "ZYX", strict=True):
+        if size % divisor:
+            raise UserError(
+                f"{field}={patch}: {axis}={size} is not divisible by {divisor}, the network's total stride; "
+                f"set a multiple of {divisor}"
+            )
 
 
 TASKS: dict[str, Callable[[ConfigDict], RegressionTask]] = {"regression": _regression}
