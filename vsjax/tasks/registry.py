@@ -30,10 +30,8 @@ def complete_model(config: ConfigDict) -> dict[str, Any]:
     """`config.model` with what the data decides filled in: channels and depths.
 
     Raises:
-        UserError: the patch is not (z, y, x), or its depth is not the model's.
+        UserError: the model's depth is not that of the patch.
     """
-    if len(config.data.patch) != 3:
-        raise UserError(f"config.data.patch={tuple(config.data.patch)} must hold three numbers of voxels, (z, y, x)")
     depth = config.data.patch[0]
     settings = {
         "in_channels": len(config.data.source),
