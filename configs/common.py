@@ -45,6 +45,9 @@ def base_config(model: str, **settings: Any) -> ConfigDict:
             "best": "loss",  # validation metric that decides the best checkpoint; "pearson" and "ssim" are maximised
         }
     )
+    config.predict = ConfigDict(
+        {"tta": "none"}
+    )  # test-time augmentation by default: "mean" or "median" of four rotations
     config.mesh = ConfigDict({"data": -1, "fsdp": 1, "space": 1})  # devices on each axis; -1 takes what is left
     return config
 

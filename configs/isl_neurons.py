@@ -21,7 +21,7 @@ def get_config(mode: str = "") -> ConfigDict:
         stem_kernel_size=(13, 4, 4),
         out_stack_depth=1,
         head_pool=True,
-        drop_path_rate=0.1,
+        drop_path_rate=0.2,
         input_gain=0.2,
     )
     config.data.source = ("Phase",)
@@ -32,8 +32,9 @@ def get_config(mode: str = "") -> ConfigDict:
     config.data.target_normalization.update(level="dataset", statistic="mean_std")
     config.augment.update(small_data_augmentation(intensity_scale=0.15))
     config.loss.update(l1=1.0, l2=0.25, ms_dssim=0.25, scales=4)
-    config.optim.update(learning_rate=1e-3, warmup_steps=100, weight_decay=0.05, average_decay=0.99)
-    config.train.update(steps=600, validate_every=100, save_every=200)
+    config.optim.update(learning_rate=1e-3, warmup_steps=30, weight_decay=0.05, average_decay=0.98)
+    config.train.update(steps=300, validate_every=100, save_every=100)
+    config.predict.tta = "mean"
     if mode == "debug":
         config.data.batch_size = 2
         config.optim.warmup_steps = 2

@@ -12,7 +12,7 @@ def main(arguments: list[str] | None = None) -> None:
     options = _parser().parse_args(arguments)
     predictor = load(options.checkpoint, options.which)
     settings = PredictionSettings(
-        tta=options.tta,
+        tta=options.tta or predictor.tta,
         tile=tuple(options.tile) if options.tile else None,
         margin=options.margin,
         z_step=options.z_step,
@@ -45,7 +45,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--which", choices=["best", "last"], help="checkpoint of the run (best where there is one)")
     parser.add_argument("--positions", nargs="+", metavar="A/1/0", help="only these positions")
     parser.add_argument("--source", nargs="+", metavar="NAME", help="the plate's names of the model's source channels")
-    parser.add_argument("--tta", choices=["none", "mean", "median"], default="none", help="combine four rotations")
+    parser.add_argument(
+        "--tta", choices=["none", "mean", "median"], help="combine four rotations (what the experiment's config says)"
+    )
     parser.add_argument(
         "--tile",
         nargs=2,

@@ -1,5 +1,7 @@
 """The predictor on arrays, against the network applied by hand."""
 
+from dataclasses import replace
+
 import jax
 import numpy as np
 import pytest
@@ -8,7 +10,7 @@ from local_network import STATISTICS, save_checkpoint
 import vsjax
 from vsjax.data.statistics import compute_statistics
 from vsjax.errors import UserError
-from vsjax.inference.predictor import load
+from vsjax.inference.predictor import Predictor, load
 from vsjax.training.checkpoint import load_checkpoint, save_variables
 
 
@@ -157,6 +159,17 @@ def test_augmentation_combines_the_predictions_of_rotated_volumes(tmp_path, rand
     four = [np.rot90(predictor.predict(np.rot90(volume, k, (1, 2))), -k, (1, 2)) for k in range(4)]
     np.testing.assert_allclose(predictor.predict(volume, tta=tta), combine(four, axis=0), atol=1e-6)
     assert predictor.predict(volume[:, :11, :17], tta=tta).shape == (3, 11, 17, 1)
+
+
+def test_the_experiment_says_whether_to_augment(tmp_path, random):
+    save_checkpoint(tmp_path / "run", level="none", divisor=(1, 4, 2), radius=1)
+    checkpoint = load_checkpoint(tmp_path / "run")
+    volume = random.normal(size=(3, 12, 20)).astype(np.float32)
+    plain = Predictor(checkpoint)
+    asked = Predictor(replace(checkpoint, config={**checkpoint.config, "predict": {"tta": "mean"}}))
+    np.testing.assert_array_equal(asked.predict(volume), plain.predict(volume, tta="mean"))
+    np.testing.assert_array_equal(asked.predict(volume, tta="none"), plain.predict(volume))
+    assert not np.allclose(asked.predict(volume), plain.predict(volume))
 
 
 def test_memory_decides_the_tile(tmp_path, random, monkeypatch):

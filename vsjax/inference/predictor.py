@@ -69,6 +69,7 @@ class Predictor:
         normalization: how the source is normalised.
         pixel_size_um: (z, y, x) of the data that it was trained on.
         target_location, target_scale: what turns normalised predictions into the target's units, one per target.
+        tta: the test-time augmentation that the experiment asks for.
         checkpoint: path, step and fingerprint, to tell which weights made a prediction.
     """
 
@@ -91,6 +92,7 @@ class Predictor:
         self.target_location, self.target_scale = _target_units(checkpoint)
         self.network = Network(checkpoint)
         self.in_depth = self.network.in_depth
+        self.tta: Tta = checkpoint.config.get("predict", {}).get("tta", "none")
         self.checkpoint = {
             "path": checkpoint.path,
             "step": description.get("step"),
@@ -103,7 +105,7 @@ class Predictor:
         *,
         axes: str | None = None,
         statistics: Mapping[str, Mapping[str, float]] | None = None,
-        tta: Tta = "none",
+        tta: Tta | None = None,
         tile: tuple[int, int] | None = None,
         units: Units = "normalized",
         z_step: int = 1,
@@ -121,7 +123,8 @@ class Predictor:
                 points (per time point if the model was trained so), which is right for models trained with FOV or time
                 point statistics. A model trained with statistics of the *dataset* expects those of the plate that the
                 volume comes from: pass them.
-            tta, tile, units, z_step, batch_size: see `PredictionSettings`.
+            tta: see `PredictionSettings`; by default what the experiment's `config.predict.tta` says.
+            tile, units, z_step, batch_size: see `PredictionSettings`.
 
         Returns:
             float32 array with the input's axes and the target channels in the place of the source channels; they come
@@ -130,7 +133,7 @@ class Predictor:
         Raises:
             UserError: the shape does not suit the model, or the volume is constant or not finite.
         """
-        settings = PredictionSettings(tta=tta, tile=tile, units=units, z_step=z_step, batch_size=batch_size)
+        settings = PredictionSettings(tta=tta or self.tta, tile=tile, units=units, z_step=z_step, batch_size=batch_size)
         settings.check()
         volume = np.asarray(volume)
         axes = resolve_axes(volume.shape, axes, len(self.source_channels))

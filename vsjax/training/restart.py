@@ -12,6 +12,7 @@ FREE = {
     "train": ("log_every", "save_every"),
     "data": ("plates", "read_threads", "prefetch"),
     "mesh": ("data", "fsdp", "space"),
+    "predict": ("tta",),
 }
 
 
