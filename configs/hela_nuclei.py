@@ -30,7 +30,7 @@ def get_config(mode: str = "") -> ConfigDict:
     config.augment.update(small_data_augmentation(intensity_scale=0.3))
     config.loss.update(l1=0.0, l2=1.0, ms_dssim=0.0)
     config.optim.update(learning_rate=1e-3, warmup_steps=50, weight_decay=0.05, average_decay=0.99)
-    config.train.update(steps=700, validate_every=100, save_every=100)
+    config.train.update(steps=500, validate_every=100, save_every=100)
     config.predict.tta = "mean"
     if mode == "debug":
         config.data.batch_size = 2
