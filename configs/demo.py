@@ -21,6 +21,7 @@ def get_config() -> ConfigDict:
     config.data.val_fovs = ("A/1/0", "A/1/1")
     config.data.patch = (5, 128, 128)
     config.data.importance_channel = "nuclei"
+    config.data.target_normalization.statistic = "mean_std"  # sparse nuclei: the IQR is that of the background
     config.augment.update(small_data_augmentation(intensity_scale=0.2))
     config.loss.scales = 4
     config.optim.update(learning_rate=1e-3, warmup_steps=50, average_decay=0.99)
