@@ -3,9 +3,10 @@
 python -m vsjax.preprocess --plate isl_neurons_v04.zarr
 python -m vsjax.train --config configs/isl_neurons.py --workdir runs/isl --config.data.plates=isl_neurons_v04.zarr
 
-Six fields of 256 x 320 pixels are very few, so the choices are against overfitting; they were made by training on
+Six fields of 256 x 320 pixels are very few, so the choices are against overfitting; they were compared by training on
 fields 0-3 and looking at 4-5. What counted most: an input gain that lets the network see how strong the contrast is,
-L1 and L2 with little MS-SSIM (which alone learns the nuclei late and then by heart), and few steps.
+and L2. With L1 and MS-SSIM the axons (NFH) come out better (.55 instead of .49), but nuclei and dendrites worse (.57
+and .71 instead of .66 and .79), and are soon learned by heart.
 """
 
 from ml_collections import ConfigDict
@@ -21,7 +22,7 @@ def get_config(mode: str = "") -> ConfigDict:
         stem_kernel_size=(13, 4, 4),
         out_stack_depth=1,
         head_pool=True,
-        drop_path_rate=0.2,
+        drop_path_rate=0.1,
         input_gain=0.2,
     )
     config.data.source = ("Phase",)
@@ -31,9 +32,9 @@ def get_config(mode: str = "") -> ConfigDict:
     config.data.val_patch = (13, 256, 320)
     config.data.target_normalization.update(level="dataset", statistic="mean_std")
     config.augment.update(small_data_augmentation(intensity_scale=0.15))
-    config.loss.update(l1=1.0, l2=0.25, ms_dssim=0.25, scales=4)
-    config.optim.update(learning_rate=1e-3, warmup_steps=30, weight_decay=0.05, average_decay=0.98)
-    config.train.update(steps=300, validate_every=100, save_every=100)
+    config.loss.update(l1=0.0, l2=1.0, ms_dssim=0.0)
+    config.optim.update(learning_rate=1e-3, warmup_steps=100, weight_decay=0.05, average_decay=0.99)
+    config.train.update(steps=450, validate_every=100, save_every=100)
     config.predict.tta = "mean"
     if mode == "debug":
         config.data.batch_size = 2
