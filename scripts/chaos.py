@@ -103,9 +103,7 @@ def kill_prediction(number: int, plate: Path, run: Path, whole: Path, output: Pa
     before = finished_files(output)
     if len(before) < POSITIONS:
         finish(predict_command(plate, run, output))
-    untouched = all(
-        path.stat().st_mtime_ns == time_written for path, time_written in before.values() for path in [path]
-    )
+    untouched = all(path.stat().st_mtime_ns == written for path, written in before.values())
     same = untouched and all(
         np.array_equal(first.array().read().result(), second.array().read().result())
         for first, second in zip(open_plate(whole).positions(), open_plate(output).positions(), strict=True)
@@ -120,8 +118,10 @@ def finished_files(output: Path) -> dict[str, tuple[Path, int]]:
         return {}
     finished = [p for p in open_plate(output).positions() if p.attributes.get("vsjax", {}).get("finished")]
     chunks = {
-        p.name: next(path for path in (output / p.name).rglob("*") if path.is_file() and "c" in path.parts)
-        for p in finished
+        position.name: next(
+            path for path in (output / position.name).rglob("*") if path.is_file() and "c" in path.parts
+        )
+        for position in finished
     }
     return {name: (path, path.stat().st_mtime_ns) for name, path in chunks.items()}
 
