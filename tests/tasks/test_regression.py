@@ -8,6 +8,7 @@ import pytest
 from flax import linen as nn
 
 from configs import unext2
+from configs.common import base_config
 from vsjax.data.augmentation import AugmentConfig
 from vsjax.data.normalization import Normalization
 from vsjax.errors import UserError
@@ -119,6 +120,34 @@ def test_configs_that_cannot_work_are_refused(field, value, message):
     with pytest.raises(UserError, match=message) as error:
         make_task(config)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "patch"),
+    [
+        ("fcmae", {"dims": (8, 16, 32, 64), "encoder_blocks": (1, 1, 1, 1)}, (5, 32, 32)),
+        ("unet25d", {"num_filters": (2, 4), "num_blocks": 1, "out_stack_depth": 1}, (5, 16, 16)),
+        ("unet2d", {"num_filters": (2, 4), "num_blocks": 1}, (1, 16, 16)),
+        ("fnet3d", {"depth": 1, "mult_chan": 2}, (4, 16, 16)),
+    ],
+)
+def test_every_network_takes_a_training_step(name, settings, patch):
+    config = base_config(name, **settings)
+    config.data.patch, config.data.target = patch, ("nuclei",)
+    config.loss.update(l1=0.0, l2=1.0, ms_dssim=0.0)
+    config.optim.update(schedule="constant", warmup_steps=0, learning_rate=1e-2)
+    task = make_task(config)
+    rng = np.random.default_rng(0)
+    volume = rng.normal(size=(2, *patch, 1)).astype(np.float32)
+    batch = {"source": volume, "target": 2 * volume}
+    batch |= {f"{r}_{n}": np.full((2, 1), v, np.float32) for r in batch for n, v in (("location", 0), ("scale", 1))}
+    state = task.init(jax.random.key(0), batch)
+    step = jax.jit(task.step)
+    losses = []
+    for index in range(12):
+        state, metrics = step(state, batch, jax.random.key(index))
+        losses.append(float(metrics["loss"]))
+    assert losses[-1] < 0.9 * losses[0]
 
 
 def test_model_follows_the_data():

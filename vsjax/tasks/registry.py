@@ -9,7 +9,7 @@ from vsjax.data.augmentation import AugmentConfig
 from vsjax.data.normalization import Normalization
 from vsjax.errors import UserError
 from vsjax.losses import check_scales
-from vsjax.models.registry import build_model
+from vsjax.models.registry import build_model, model_settings
 from vsjax.tasks.inputs import Inputs
 from vsjax.tasks.optimizer import make_optimizer
 from vsjax.tasks.regression import RegressionTask
@@ -33,14 +33,18 @@ def complete_model(config: ConfigDict) -> dict[str, Any]:
         UserError: the model's depth is not that of the patch.
     """
     depth = config.data.patch[0]
-    settings = {
+    decided = {
         "in_channels": len(config.data.source),
         "out_channels": len(config.data.target),
         "in_stack_depth": depth,
         "out_stack_depth": depth,
+    }
+    known = model_settings(config.model.name)
+    settings = {
+        **{name: value for name, value in decided.items() if name in known},
         **{name: value for name, value in config.model.to_dict().items() if value is not None},
     }
-    if settings["in_stack_depth"] != depth:
+    if settings.get("in_stack_depth", depth) != depth:
         raise UserError(
             f"config.model.in_stack_depth={settings['in_stack_depth']} differs from the {depth} slices of "
             f"config.data.patch={tuple(config.data.patch)}; set them to the same number"
@@ -61,7 +65,7 @@ def _regression(config: ConfigDict) -> RegressionTask:
         target=Normalization(**config.data.target_normalization),
         augment=AugmentConfig.from_config(config.augment),
         patch=patch,
-        out_depth=model.out_stack_depth,
+        out_depth=getattr(model, "out_stack_depth", patch[0]),  # the others give as many slices as they see
     )
     optimizer = make_optimizer(config.optim, config.train.steps)
     return RegressionTask(model, inputs, optimizer, config.loss.to_dict(), config.optim.average_decay)
