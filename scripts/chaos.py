@@ -25,7 +25,7 @@ from vsjax.simulate import SimulationConfig, write_plate
 from vsjax.training.checkpoint import load_checkpoint
 
 ROOT = Path(__file__).resolve().parents[1]
-POSITIONS = 6
+POSITIONS = 10
 
 
 def main() -> None:
@@ -40,7 +40,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
         plate = work / "cells.zarr"
-        write_plate(str(plate), SimulationConfig(shape=(5, 128, 128), channels=("BF", "nuclei", "membrane")), POSITIONS)
+        write_plate(
+            str(plate), SimulationConfig(shape=(12, 128, 128), channels=("BF", "nuclei", "membrane")), POSITIONS
+        )
         write_statistics(open_plate(plate))
         run = work / "undisturbed"
         finish(train_command(plate, run))  # fills the compilation cache, so that kills fall into the run itself
@@ -54,7 +56,10 @@ def main() -> None:
             length = finish(predict_command(plate, run, whole))
             for number in range(options.kills):
                 output = work / f"stained{number}.zarr"
-                failures += not kill_prediction(number, plate, run, whole, output, moments.uniform(0, length))
+                # The first part of a run is starting up.
+                failures += not kill_prediction(
+                    number, plate, run, whole, output, moments.uniform(0.4 * length, length)
+                )
     print(f"{len(options.programs) * options.kills - failures} of {len(options.programs) * options.kills} identical")
     sys.exit(failures > 0)
 
@@ -82,7 +87,14 @@ def train_command(plate: Path, workdir: Path) -> list[str]:
 
 def predict_command(plate: Path, run: Path, output: Path) -> list[str]:
     """Prediction of every position."""
-    return ["vsjax.predict", f"--checkpoint={run}", "--which=last", f"--input={plate}", f"--output={output}"]
+    return [
+        "vsjax.predict",
+        f"--checkpoint={run}",
+        "--which=last",
+        "--tta=mean",
+        f"--input={plate}",
+        f"--output={output}",
+    ]
 
 
 def kill_training(number: int, plate: Path, undisturbed: Path, run: Path, moment: float) -> bool:
@@ -114,9 +126,11 @@ def kill_prediction(number: int, plate: Path, run: Path, whole: Path, output: Pa
 
 def finished_files(output: Path) -> dict[str, tuple[Path, int]]:
     """A chunk of every finished position with the time it was written."""
-    if not output.exists():
+    names = [folder.relative_to(output) for folder in output.glob("*/*/*") if (folder / "zarr.json").exists()]
+    if not names:
         return {}
-    finished = [p for p in open_plate(output).positions() if p.attributes.get("vsjax", {}).get("finished")]
+    positions = (open_plate(output)[str(name)] for name in names)
+    finished = [position for position in positions if position.attributes.get("vsjax", {}).get("finished")]
     chunks = {
         position.name: next(
             path for path in (output / position.name).rglob("*") if path.is_file() and "c" in path.parts
