@@ -262,8 +262,10 @@ def sampling_peak(path, positions: int) -> int:
 
 def test_memory_does_not_grow_with_the_plate(tmp_path, monkeypatch):
     monkeypatch.setattr("vsjax.data.distribution.MAX_DISTINCT", 1 << 14)
-    small, large = sampling_peak(tmp_path / "small.zarr", 10), sampling_peak(tmp_path / "large.zarr", 40)
-    assert large < 1.2 * small
+    small, large = sampling_peak(tmp_path / "small.zarr", 10), sampling_peak(tmp_path / "large.zarr", 120)
+    # The peak depends by a fifth or so on how the reading threads fall together. Keeping what was sampled would add the
+    # large plate's 7 MB to some 4 MB.
+    assert large < 1.6 * small
 
 
 def test_real_plate_by_the_program(shared, tmp_path):
