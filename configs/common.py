@@ -14,11 +14,20 @@ def base_config(model: str, **settings: Any) -> ConfigDict:
     """The fields that every experiment has, with UNeXt2's values where the paper gives one, for this model."""
     config = ConfigDict()
     config.seed = 0
-    config.task = "regression"
+    config.task = "regression"  # or "masked_pretraining", which needs no target and a model "fcmae"
+    config.mask_ratio = 0.5  # of the cells that masked pre-training hides (paper, "Pre-training")
     config.dtype = (
         "float32"  # of the network's arithmetic; "bfloat16" on accelerators. Parameters and loss stay float32
     )
     config.model = model_config(model, **settings)
+    config.init = ConfigDict(
+        {
+            "checkpoint": "",  # folder of a run or of converted weights to begin with; empty for random weights
+            "which": "",  # "best" or "last"; empty for the best where the run validated
+            "load": "all",  # parts that are taken: "encoder", "encoder+decoder" or "all"
+            "freeze": "",  # parts that do not learn: "encoder", "encoder+decoder" or empty
+        }
+    )
     config.data = data_config()
     config.augment = ConfigDict(dataclasses.asdict(AugmentConfig()))  # every transform off
     config.loss = ConfigDict({"l1": 0.5, "l2": 0.0, "ms_dssim": 0.5, "scales": 5})
@@ -27,6 +36,7 @@ def base_config(model: str, **settings: Any) -> ConfigDict:
             "learning_rate": 2e-4,
             "schedule": "cosine",  # or "constant"
             "warmup_steps": 100,
+            "warmup_epochs": 0,  # used with train.epochs, in place of warmup_steps
             "warmup_from": 1e-3,  # of the learning rate
             "weight_decay": 0.01,
             "b1": 0.9,
@@ -39,6 +49,7 @@ def base_config(model: str, **settings: Any) -> ConfigDict:
     config.train = ConfigDict(
         {
             "steps": 10_000,
+            "epochs": 0,  # above 0 it decides the steps; an epoch sees as many patches as there are z windows
             "log_every": 20,
             "validate_every": 500,
             "save_every": 500,
@@ -68,7 +79,7 @@ def data_config() -> ConfigDict:
     data.plates = ()  # paths or URLs of OME-Zarr plates; repeat the flag for several
     data.weights = ()  # share of each plate in a batch; equal where empty
     data.source = ("Phase",)
-    data.target = ("nuclei",)
+    data.target = ("nuclei",)  # () for masked pre-training
     data.train_fovs = ()  # `A/4/0`, or a well `A/4`; empty for all that do not validate
     data.val_fovs = ()
     data.val_fraction = 0.2  # of each plate's FOVs, drawn by the seed, where no FOV is named
