@@ -89,7 +89,7 @@ def predict_plate(
             the network's input, the output is there. During the work: an image cannot be read or is not finite.
     """
     settings = settings or PredictionSettings()
-    settings.check()
+    predictor.check(settings)
     source = open_plate(input_url)
     names = list(dict.fromkeys(positions)) if positions else list(source.position_names)
     fields = _open_fields(predictor, source, names, source_channels or predictor.source_channels)
@@ -167,7 +167,10 @@ def _record(
     ngff_version: str | None,
 ) -> dict[str, Any]:
     """What the output says about how it was made, as JSON has it."""
-    location_and_scale = zip(predictor.target_location, predictor.target_scale, strict=True)
+    normalization = {}  # unknown for converted weights; evaluation then standardises
+    if predictor.target_location is not None:
+        numbers = zip(predictor.target_channels, predictor.target_location, predictor.target_scale, strict=True)
+        normalization = {name: {"location": float(at), "scale": float(scale)} for name, at, scale in numbers}
     local = Store(source.url).local_path
     record = {
         "version": __version__,
@@ -178,10 +181,7 @@ def _record(
         "settings": asdict(settings),
         "ngff_version": ngff_version or source.ngff_version,
         "units": settings.units,
-        "normalization": {
-            channel: {"location": float(location), "scale": float(scale)}
-            for channel, (location, scale) in zip(predictor.target_channels, location_and_scale, strict=True)
-        },
+        "normalization": normalization,
     }
     return json.loads(json.dumps(record))
 

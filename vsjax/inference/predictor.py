@@ -68,7 +68,8 @@ class Predictor:
         in_depth: slices that it needs at least.
         normalization: how the source is normalised.
         pixel_size_um: (z, y, x) of the data that it was trained on.
-        target_location, target_scale: what turns normalised predictions into the target's units, one per target.
+        target_location, target_scale: what turns normalised predictions into the target's units, one per target; None
+            where the checkpoint does not know the training plates' statistics (converted weights).
         tta: the test-time augmentation that the experiment asks for.
         checkpoint: path, step and fingerprint, to tell which weights made a prediction.
     """
@@ -77,19 +78,30 @@ class Predictor:
         """Prepare the checkpoint's model.
 
         Raises:
-            UserError: the weights are not those of the model in the checkpoint's configuration, or its description
-                lacks a field.
+            UserError: the weights are not those of the model in the checkpoint's configuration, or of a part of it, or
+                its description lacks a field.
         """
         description = checkpoint.description
+        if description.get("parts", "all") != "all":
+            raise UserError(
+                f"{checkpoint.path}: holds only the {description['parts']} of {checkpoint.config['model']['name']}, "
+                "which predicts nothing; train with it first: --config.init.checkpoint=... "
+                f"--config.init.load={description['parts']}"
+            )
         for field in ("source_channels", "target_channels", "normalization", "statistics"):
             if field not in description:
                 raise UserError(f"{checkpoint.path}: the description lacks the field {field!r}; train or convert again")
         self.source_channels = tuple(description["source_channels"])
         self.target_channels = tuple(description["target_channels"])
+        if not self.target_channels:
+            raise UserError(
+                f"{checkpoint.path}: a masked pre-training predicts no stain; train one from it, with "
+                "--config.init.checkpoint and --config.init.load=encoder"
+            )
         self.pixel_size_um = tuple(description.get("pixel_size_um") or ())
         self.normalization = Normalization(**description["normalization"]["source"])
         self._target_statistics = description["statistics"]
-        self.target_location, self.target_scale = _target_units(checkpoint)
+        self.target_location, self.target_scale = _target_units(checkpoint) or (None, None)
         self.network = Network(checkpoint)
         self.in_depth = self.network.in_depth
         self.tta: Tta = checkpoint.config.get("predict", {}).get("tta", "none")
@@ -134,7 +146,7 @@ class Predictor:
             UserError: the shape does not suit the model, or the volume is constant or not finite.
         """
         settings = PredictionSettings(tta=tta or self.tta, tile=tile, units=units, z_step=z_step, batch_size=batch_size)
-        settings.check()
+        self.check(settings)
         volume = np.asarray(volume)
         axes = resolve_axes(volume.shape, axes, len(self.source_channels))
         stacks = to_tzyxc(volume, axes)
@@ -147,6 +159,16 @@ class Predictor:
         pairs = [pair for part in parts for pair in [self._location_scale(part, statistics)] * len(part)]
         predictions = [self.predict_stack(stack, *pair, settings) for stack, pair in zip(stacks, pairs, strict=True)]
         return from_tzyxc(np.stack(predictions), axes)
+
+    def check(self, settings: PredictionSettings) -> None:
+        """Raise a UserError that names the first setting that cannot be had with this model."""
+        settings.check()
+        if settings.units == "target" and self.target_location is None:
+            raise UserError(
+                f"{self.checkpoint['path']}: does not hold the statistics of {', '.join(self.target_channels)}, so "
+                "units 'target' cannot be had; convert the weights again with --statistics PLATE.zarr, a plate with "
+                "these channels that vsjax.preprocess has seen, or take units 'normalized'"
+            )
 
     def predict_stack(
         self,
@@ -258,19 +280,16 @@ def load(path: str | Path, which: Literal["best", "last"] | None = None) -> Pred
     return Predictor(load_checkpoint(path, which))
 
 
-def _target_units(checkpoint: Checkpoint) -> tuple[np.ndarray, np.ndarray]:
+def _target_units(checkpoint: Checkpoint) -> tuple[np.ndarray, np.ndarray] | None:
     """Location and scale [C'] of the targets, from the statistics of the training dataset: at prediction there is no
-    target image whose own statistics could be used."""
+    target image whose own statistics could be used. None where a target's statistics are not known."""
     normalization = Normalization(**checkpoint.description["normalization"]["target"])
     channels = checkpoint.description["target_channels"]
     if normalization.level == "none":
         return np.zeros(len(channels), np.float32), np.ones(len(channels), np.float32)
     statistics = checkpoint.description["statistics"]
-    for channel in channels:
-        if channel not in statistics:
-            raise UserError(
-                f"{checkpoint.path}: description.statistics lacks channel {channel!r}; train or convert again"
-            )
+    if not set(channels) <= set(statistics):
+        return None
     statistic, where = normalization.statistic, f"(description.statistics of {checkpoint.path})"
     pairs = [location_scale(statistics[name], statistic, f"{name} {where}") for name in channels]
     location, scale = np.array(pairs, np.float32).T

@@ -26,8 +26,14 @@ _AUTHORS = [
     (r"\.grn\.gamma$", ".mlp.grn.weight"),
     (r"\.grn\.beta$", ".mlp.grn.bias"),
 ]
+_TELLTALE = "encoder_stages.stages_0.blocks.0.conv_dw.weight"
 # The classifier, and the first convolution, which UNeXt2 replaces by its stem.
 _UNUSED = re.compile(r"^(head|norm|stem\.0|stem_0|decoder|proj|pred|mask_token)\b")
+
+
+def is_backbone(tensors: Mapping[str, np.ndarray]) -> bool:
+    """Whether the tensors are named as those of a ConvNeXt V2, of whatever size."""
+    return _TELLTALE in _encoder_state(tensors)
 
 
 def encoder_from_timm(tensors: Mapping[str, np.ndarray]) -> tuple[str, dict[str, Any]]:
@@ -35,16 +41,21 @@ def encoder_from_timm(tensors: Mapping[str, np.ndarray]) -> tuple[str, dict[str,
 
     Raises UserError if the tensors are no ConvNeXt V2 of a known size, or do not fit one exactly.
     """
-    state = {_timm_name(name): value for name, value in strip_prefix(tensors).items()}
-    state = {name: value for name, value in state.items() if not _UNUSED.match(name)}
-    state = {re.sub(r"^(stem|stages)[._](\d)", r"encoder_stages.\1_\2", name): value for name, value in state.items()}
-    state = {name: value.reshape(-1) if ".grn." in name else value for name, value in state.items()}
-    if "encoder_stages.stages_0.blocks.0.conv_dw.weight" not in state:
+    state = _encoder_state(tensors)
+    if _TELLTALE not in state:
         raise UserError(f"the tensors ({', '.join(list(tensors)[:3])}, ...) are of no ConvNeXt V2; give one of timm's")
     backbone = find_backbone(state)
     shapes = flax.traverse_util.flatten_dict(abstract_variables(build_model("unext2", backbone=backbone)))
     encoder = {path: shape for path, shape in shapes.items() if path[1].startswith(("stem_norm", "encoder_"))}
     return backbone, map_tensors("unext2", encoder, state, of="the encoder of")["params"]
+
+
+def _encoder_state(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The encoder's tensors under the names that VisCy's UNeXt2 has for them."""
+    state = {_timm_name(name): value for name, value in strip_prefix(tensors).items()}
+    state = {name: value for name, value in state.items() if not _UNUSED.match(name)}
+    state = {re.sub(r"^(stem|stages)[._](\d)", r"encoder_stages.\1_\2", name): value for name, value in state.items()}
+    return {name: value.reshape(-1) if ".grn." in name else value for name, value in state.items()}
 
 
 def _timm_name(name: str) -> str:

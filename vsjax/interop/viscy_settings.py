@@ -30,13 +30,19 @@ class FoundSettings:
     assumed: tuple[str, ...]
 
 
+def find_network(tensors: State) -> str | None:
+    """The name of the network that the tensors are of, by one that only it has; None if they are of none."""
+    state = strip_prefix(tensors)
+    return next((name for name, key in _TELLTALE.items() if key in state), None)
+
+
 def find_settings(checkpoint: TorchCheckpoint) -> FoundSettings:
     """Name and settings of the VisCy network in a checkpoint; shapes win where stored settings contradict them.
 
     Raises UserError if the tensors are of no network that vsjax knows.
     """
     state = strip_prefix(checkpoint.tensors)
-    name = next((name for name, key in _TELLTALE.items() if key in state), None)
+    name = find_network(checkpoint.tensors)
     if name is None:
         some = ", ".join(list(state)[:3])
         raise UserError(

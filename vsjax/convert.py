@@ -1,0 +1,215 @@
+"""Use weights of other software: `python -m vsjax.convert --input VSCyto3D.ckpt --output models/vscyto3d`."""
+
+import argparse
+import ast
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from vsjax.data.normalization import Normalization
+from vsjax.data.plate import open_plate
+from vsjax.data.statistics import read_statistics
+from vsjax.errors import UserError
+from vsjax.interop.conversion import ConvertedNetwork, convert_file
+from vsjax.interop.published import find_recipe
+from vsjax.models.registry import MODELS
+from vsjax.program import run_program
+from vsjax.training.checkpoint import read_description, save_variables
+
+
+@dataclass(frozen=True)
+class Data:
+    """The data that a model is for, as a checkpoint describes it.
+
+    Attributes:
+        source, target: names of the channels.
+        source_normalization, target_normalization: how each is normalised.
+        statistics: of the plates that it was trained on, by channel; empty where they are not known.
+        pixel_size_um: (z, y, x) of these plates; empty where it is not known.
+    """
+
+    source: tuple[str, ...]
+    target: tuple[str, ...]
+    source_normalization: Normalization
+    target_normalization: Normalization
+    statistics: dict[str, dict[str, float]]
+    pixel_size_um: tuple[float, ...]
+
+    def description(self) -> dict[str, Any]:
+        """What `vsjax.predict` reads, as `vsjax.train` writes it."""
+        roles = {"source": self.source_normalization, "target": self.target_normalization}
+        return {
+            "source_channels": list(self.source),
+            "target_channels": list(self.target),
+            "pixel_size_um": list(self.pixel_size_um),
+            "normalization": {role: asdict(normalization) for role, normalization in roles.items()},
+            "statistics": self.statistics,
+        }
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Parse the command line, convert, and say what was found and what was assumed."""
+    options = _parser().parse_args(arguments)
+    output = Path(options.output).absolute()
+    _check_output(output, options.overwrite)
+    network = convert_file(options.input, options.model, _parse_settings(options.set))
+    config = {
+        "model": {"name": network.name, **network.settings},
+        "dtype": "float32",
+        "predict": {"tta": "none"},
+    }
+    description = {"converted_from": str(Path(options.input).absolute()), "parts": network.parts}
+    if network.parts == "all":
+        data = _describe_data(network, options)
+        description.update(data.description())
+    _print_network(network)
+    if network.parts == "all":
+        _print_data(data)
+    _save(output, config, network.variables, description)
+    if network.parts == "all":
+        print(f"wrote {output}: python -m vsjax.predict --checkpoint {options.output} --input PLATE --output STAINED")
+    else:
+        print(f"wrote {output}: an encoder to begin training with: --config.init.checkpoint={options.output} "
+              "--config.init.load=encoder")  # fmt: skip
+
+
+def _describe_data(network: ConvertedNetwork, options: argparse.Namespace) -> Data:
+    """Channels, normalisation, statistics and pixel size: the user's, or else those of the published model.
+
+    Raises:
+        UserError: the names are not as many as the network's channels, or nothing tells them, or the plate of
+            --statistics lacks one.
+    """
+    recipe = find_recipe(network.name, network.settings)
+    source = tuple(options.source or recipe.source_channels)
+    target = tuple(options.target or recipe.target_channels)
+    _check_names(options.input, "--source", source, "sees", network.settings["in_channels"])
+    _check_names(options.input, "--target", target, "predicts", network.settings["out_channels"])
+    print(f"{options.input}: has the shape of {recipe.title}")
+    if options.pixel_size and min(options.pixel_size) <= 0:
+        raise UserError(f"--pixel-size {options.pixel_size}: every size must be above 0 µm")
+    statistics, pixel_size_um = {}, ()
+    if options.statistics:
+        position = next(iter(open_plate(options.statistics).positions()))
+        wanted = [*target, *(name for name in source if name in position.channel_names)]
+        statistics = {name: read_statistics(position, name, "dataset") for name in wanted}
+        pixel_size_um = position.pixel_size_um
+    return Data(
+        source,
+        target,
+        _parse_normalization("--normalization-source", options.normalization_source, recipe.source),
+        _parse_normalization("--normalization-target", options.normalization_target, recipe.target),
+        statistics,
+        tuple(float(size) for size in options.pixel_size or pixel_size_um),
+    )
+
+
+def _check_names(path: str, flag: str, names: Sequence[str], verb: str, count: int) -> None:
+    if len(names) != count or len(set(names)) != count:
+        given = f"{flag} names {' '.join(names)}" if names else f"nothing tells their names, give them by {flag}"
+        raise UserError(f"{path}: the network {verb} {count} channels, but {given}; name {count} different ones")
+
+
+def _parse_normalization(flag: str, text: str | None, default: Normalization) -> Normalization:
+    """`fov/mean_std` as an object, or `none`; the default where the user gives nothing."""
+    if text is None:
+        return default
+    level, _, statistic = text.partition("/")
+    try:
+        return Normalization(level, statistic) if statistic or level != "none" else Normalization("none")
+    except UserError as error:
+        raise UserError(f"{flag} {text}: {error}; write it as LEVEL/STATISTIC, such as fov/mean_std") from None
+
+
+def _parse_settings(items: Sequence[str]) -> dict[str, Any]:
+    """`["head_pool=True", "backbone=convnextv2_tiny"]` as a dictionary; what is no Python literal is text."""
+    settings = {}
+    for item in items:
+        name, equals, text = item.partition("=")
+        if not equals:
+            raise UserError(f"--set {item}: has no value; write NAME=VALUE, such as head_pool=True")
+        try:
+            settings[name] = ast.literal_eval(text)
+        except (ValueError, SyntaxError):
+            settings[name] = text
+    return settings
+
+
+def _print_network(network: ConvertedNetwork) -> None:
+    settings = ", ".join(f"{name} {value}" for name, value in network.settings.items())
+    what = "network" if network.parts == "all" else f"{network.parts} of"
+    print(f"{what} {network.name}: {settings}")
+    if network.assumed:
+        values = " ".join(f"{name}={network.settings[name]}" for name in network.assumed)
+        print(f"assumed, since the weights do not tell (--set gives other values): {values}")
+
+
+def _print_data(data: Data) -> None:
+    roles = (
+        ("source", data.source, data.source_normalization),
+        ("target", data.target, data.target_normalization),
+    )
+    for role, names, normalization in roles:
+        scaled = "not" if normalization.level == "none" else f"by {normalization.level}/{normalization.statistic}"
+        print(f"{role} {', '.join(names)}: normalised {scaled} (--{role}, --normalization-{role} give others)")
+    if not data.statistics and data.target_normalization.level != "none":
+        print("predictions are in normalised units: the stains' own need --statistics, a plate that holds them")
+
+
+def _check_output(output: Path, overwrite: bool) -> None:
+    """UserError where something is in the way; --overwrite replaces a converted checkpoint and nothing else."""
+    if not output.exists() or (output.is_dir() and not any(output.iterdir())):
+        return
+    if not overwrite:
+        raise UserError(f"{output}: exists; choose another --output, or --overwrite a converted checkpoint")
+    try:
+        is_converted = "converted_from" in read_description(output / "checkpoints" / "best" / "0")
+    except UserError:
+        is_converted = False
+    if not is_converted or len(list(output.iterdir())) > 1:
+        raise UserError(f"{output}: is no converted checkpoint, so --overwrite spares it; choose another --output")
+
+
+def _save(output: Path, config: dict[str, Any], variables: dict[str, Any], description: dict[str, Any]) -> None:
+    """Write beside the output and rename, so that what was there is replaced by a whole checkpoint or not at all."""
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{output}: cannot be written ({error.strerror}); choose another --output") from None
+    with tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{output.name}.") as folder:
+        save_variables(Path(folder) / "new", config, variables, description)
+        if output.exists():
+            output.rename(Path(folder) / "old")
+        (Path(folder) / "new").rename(output)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m vsjax.convert",
+        description="Convert a network of VisCy's (Lightning checkpoint, state_dict or safetensors), or a ConvNeXt V2 "
+        "backbone, into a checkpoint for vsjax.predict and vsjax.train. Nothing in the file is executed.",
+    )
+    parser.add_argument("--input", required=True, help=".ckpt, .pt, .pth or .safetensors")
+    parser.add_argument("--output", required=True, help="folder of the checkpoint to write")
+    parser.add_argument("--source", nargs="+", metavar="NAME", help="label-free channels, in the model's order")
+    parser.add_argument("--target", nargs="+", metavar="NAME", help="predicted channels, in the model's order")
+    parser.add_argument("--model", choices=list(MODELS), help="refuse a file that holds another network")
+    parser.add_argument("--set", nargs="+", default=[], metavar="NAME=VALUE", help="settings of the network")
+    for role in ("source", "target"):
+        parser.add_argument(
+            f"--normalization-{role}",
+            metavar="LEVEL/STATISTIC",
+            help="such as fov/mean_std or dataset/median_iqr, or none (the published model's)",
+        )
+    parser.add_argument(
+        "--statistics", metavar="PLATE", help="a plate with the stains and vsjax.preprocess's statistics: gives units"
+    )
+    parser.add_argument("--pixel-size", nargs=3, type=float, metavar=("Z", "Y", "X"), help="µm, of the training plates")
+    parser.add_argument("--overwrite", action="store_true", help="replace the converted checkpoint that is there")
+    return parser
+
+
+if __name__ == "__main__":
+    run_program("convert", main)

@@ -1,0 +1,99 @@
+"""Any file of weights that vsjax can read, as the variables of one of its networks."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import flax
+import numpy as np
+
+from vsjax.errors import UserError
+from vsjax.interop.published import find_recipe
+from vsjax.interop.timm import encoder_from_timm, is_backbone
+from vsjax.interop.torch_reader import TorchCheckpoint, read_checkpoint
+from vsjax.interop.viscy import variables_from_state
+from vsjax.interop.viscy_settings import find_network, find_settings
+from vsjax.models.registry import build_model, model_settings
+
+
+@dataclass(frozen=True)
+class ConvertedNetwork:
+    """A network with weights from elsewhere.
+
+    Attributes:
+        name: in vsjax's registry.
+        settings: every setting of it.
+        variables: `{"params": ..., "batch_stats": ...}` of NumPy arrays.
+        assumed: settings that neither the weights nor what is stored beside them tell: the published
+            model's of that shape were taken, or else defaults.
+        parts: "all", or "encoder" where the file holds no more of the network.
+    """
+
+    name: str
+    settings: dict[str, Any]
+    variables: dict[str, Any]
+    assumed: tuple[str, ...]
+    parts: str
+
+
+def convert_file(
+    path: str | Path, model: str | None = None, overrides: Mapping[str, Any] | None = None
+) -> ConvertedNetwork:
+    """Read a checkpoint of VisCy's, or a ConvNeXt V2 backbone, from a Lightning checkpoint, state_dict or safetensors.
+
+    Args:
+        path: the file; nothing in it is executed.
+        model: the network that it must hold; by default whichever it does.
+        overrides: settings that replace those that were found.
+
+    Raises:
+        UserError: the file cannot be read, is of no known network or of another, or its weights do not fit the settings
+            or are not finite.
+    """
+    checkpoint = read_checkpoint(path)
+    name = find_network(checkpoint.tensors) or ("unext2" if is_backbone(checkpoint.tensors) else None)
+    if name is None:
+        raise UserError(
+            f"{path}: holds no network that vsjax knows (its tensors are {', '.join(list(checkpoint.tensors)[:3])}, "
+            "...); give a checkpoint of VisCy's or a ConvNeXt V2 backbone"
+        )
+    if model not in (None, name):
+        raise UserError(f"{path}: holds the network {name}, not {model}; leave --model out or give another file")
+    unknown = set(overrides or {}) - set(model_settings(name))
+    if unknown:
+        raise UserError(f"--set {min(unknown)}: is no setting of {name}; it has {', '.join(model_settings(name))}")
+    convert = _convert_network if find_network(checkpoint.tensors) else _convert_backbone
+    try:
+        converted = convert(checkpoint, dict(overrides or {}))
+    except UserError as error:
+        message = str(error)
+        raise UserError(message if message.startswith(str(path)) else f"{path}: {message}") from None
+    _check_finite(path, converted.variables)
+    return converted
+
+
+def _convert_network(checkpoint: TorchCheckpoint, overrides: dict[str, Any]) -> ConvertedNetwork:
+    found = find_settings(checkpoint)
+    # VisCy's files of UNeXt2 do not store the settings: what the published model had is likelier than a default.
+    silent = find_recipe(found.name, found.settings).silent
+    published = {name: value for name, value in silent.items() if name in found.assumed}
+    settings = {**model_settings(found.name), **found.settings, **published, **overrides}
+    variables = variables_from_state(found.name, checkpoint.tensors, settings)
+    assumed = tuple(name for name in found.assumed if name not in overrides)
+    return ConvertedNetwork(found.name, settings, variables, assumed, "all")
+
+
+def _convert_backbone(checkpoint: TorchCheckpoint, overrides: dict[str, Any]) -> ConvertedNetwork:
+    """The encoder alone: decoder, head and the stem that sees the image are not in the file, and random ones would
+    look like trained ones."""
+    backbone, params = encoder_from_timm(checkpoint.tensors)
+    settings = {**model_settings("unext2"), **overrides, "backbone": backbone}
+    build_model("unext2", **settings)
+    return ConvertedNetwork("unext2", settings, {"params": params}, (), "encoder")
+
+
+def _check_finite(path: str | Path, variables: dict[str, Any]) -> None:
+    for name, array in flax.traverse_util.flatten_dict(variables, sep="/").items():
+        if not np.isfinite(array).all():
+            raise UserError(f"{path}: {name} holds NaN or infinite numbers, so its training diverged; take another one")
