@@ -6,15 +6,19 @@ from typing import Any
 
 import jax
 from jax.extend.core import ClosedJaxpr, Jaxpr
+from jax.interpreters.partial_eval import dce_jaxpr
 
 
 def multiply_adds(function: Callable[..., Any], *args: Any) -> int:
     """Multiply-adds of all convolutions and matrix products in `function(*args)`.
 
-    Counts what the field's tables count (products with weights); norms, activations and sums are left out. Arguments
-    may be `jax.ShapeDtypeStruct`s: nothing is computed.
+    Counts what the field's tables count (products with weights); norms, activations and sums are left out, and so are
+    products that no result needs, which the compiler drops. Arguments may be `jax.ShapeDtypeStruct`s: nothing is
+    computed.
     """
-    return _count(jax.make_jaxpr(function)(*args).jaxpr)
+    jaxpr = jax.make_jaxpr(function)(*args).jaxpr
+    needed, _ = dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars))
+    return _count(needed)
 
 
 def _count(jaxpr: Jaxpr) -> int:
