@@ -19,7 +19,8 @@ from vsjax.errors import UserError
 from vsjax.program import run_program
 from vsjax.tasks.registry import complete_model, make_task
 from vsjax.tasks.state import TrainState
-from vsjax.training.checkpoint import CheckpointStore
+from vsjax.training.checkpoint import CheckpointStore, can_go_on
+from vsjax.training.initialization import apply_initial, read_initial
 from vsjax.training.keys import named_key, step_key
 from vsjax.training.loading import open_data
 from vsjax.training.mesh import check_batch, make_mesh, put_batch, replicated, state_shardings
@@ -53,14 +54,19 @@ def train(config: ConfigDict, workdir: str | Path) -> dict[str, float]:
 
     # --- Data, checked before anything is written
     data = open_data(config)
+    if config.train.epochs:  # the length of an epoch, and with it the schedule, follows from the data
+        config.train.steps = config.train.epochs * data.steps_per_epoch()
+        config.optim.warmup_steps = config.optim.warmup_epochs * data.steps_per_epoch()
+        task = make_task(config)
     description = {"config": config.to_dict(), **data.description()}
     first_batch = put_batch(mesh, next(data.training(0)))
 
-    # --- State: made, or restored from the newest checkpoint
-    store = CheckpointStore(workdir)
+    # --- State: restored from the newest checkpoint, or made, with the weights of another run where the config says so
     init = partial(task.init, named_key(config.seed, "init"))
     abstract = jax.eval_shape(init, first_batch)
     shardings = state_shardings(mesh, abstract)
+    initial = None if can_go_on(workdir) else read_initial(config.init, abstract.variables)
+    store = CheckpointStore(workdir)
     first_step, best = store.latest_step() or 0, None
     if first_step:
         target = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), abstract, shardings)
@@ -71,6 +77,7 @@ def train(config: ConfigDict, workdir: str | Path) -> dict[str, float]:
         LOG.info("%s: %s step %d of %d", workdir, state_of_run, first_step, config.train.steps)
     else:
         state = jax.jit(init, out_shardings=shardings)(first_batch)
+        state = apply_initial(initial, state) if initial else state
     writer = MetricWriter(workdir, first_step) if is_first_process else NullWriter()
     if is_first_process:
         describe_model(task, state.variables, first_batch, workdir)
@@ -87,8 +94,7 @@ def train(config: ConfigDict, workdir: str | Path) -> dict[str, float]:
 
     @partial(jax.jit, out_shardings=replicated(mesh))
     def show(state: TrainState, batch: Arrays) -> tuple[jax.Array, jax.Array, jax.Array]:
-        source, target = task.inputs.evaluation(batch)
-        return source[0], target[0], task.predict(state.for_prediction(), source)[0]
+        return tuple(image[0] for image in task.sample(state, batch))
 
     # --- Loop
     batches = data.training(first_step)

@@ -44,7 +44,7 @@ def make_batch(seed=0):
 
 def linear_task(**changes):
     inputs = Inputs(RAW, RAW, AugmentConfig(), (3, 8, 8), changes.pop("out_depth", 3))
-    return RegressionTask(Linear(), inputs, optax.sgd(0.1), L2, **changes)
+    return RegressionTask(model=Linear(), inputs=inputs, optimizer=optax.sgd(0.1), loss=L2, **changes)
 
 
 def test_step_is_gradient_descent_on_the_loss():

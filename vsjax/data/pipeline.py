@@ -51,7 +51,8 @@ class CropReader:
 
     def __call__(self, crops: Sequence[Crop]) -> Batch:
         """The batch: `source` and `target` `[B, Z, Y, X, C]` in stored units, float32, and `ROLE_location`,
-        `ROLE_scale` `[B, C]` that normalise them (0 and 1 where the level is decided on the device)."""
+        `ROLE_scale` `[B, C]` that normalise them (0 and 1 where the level is decided on the device). Without target
+        channels C is 0."""
         futures: dict[str, list[tuple[ts.Future, str]]] = {"source": [], "target": []}
         with ts.Batch() as batch:
             for crop, role in itertools.product(crops, futures):

@@ -1,11 +1,14 @@
 """AdamW and its learning-rate schedule."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import optax
 from ml_collections import ConfigDict
 
 from vsjax.errors import UserError
+from vsjax.tasks.parts import is_in
 
 SCHEDULES = ("cosine", "constant")
 
@@ -36,10 +39,18 @@ def learning_rate(config: ConfigDict, steps: int) -> optax.Schedule:
     return schedule
 
 
-def make_optimizer(config: ConfigDict, steps: int) -> optax.GradientTransformation:
+def make_optimizer(config: ConfigDict, steps: int, frozen: tuple[str, ...] = ()) -> optax.GradientTransformation:
     """AdamW (betas .9 and .999, eps 1e-8, decoupled decay on every parameter, as torch's) after optional clipping of
-    the gradient's global norm (`clip_norm` 0 turns it off)."""
+    the gradient's global norm (`clip_norm` 0 turns it off). Parameters of `frozen` parts (`parts.py`) stay as they are:
+    neither gradient nor decay moves them, and no moments are kept for them."""
     adamw = optax.adamw(
         learning_rate(config, steps), b1=config.b1, b2=config.b2, eps=config.eps, weight_decay=config.weight_decay
     )
-    return optax.chain(optax.clip_by_global_norm(config.clip_norm), adamw) if config.clip_norm else adamw
+    optimizer = optax.chain(optax.clip_by_global_norm(config.clip_norm), adamw) if config.clip_norm else adamw
+    if not frozen:
+        return optimizer
+
+    def labels(params: Any) -> Any:
+        return jax.tree.map(lambda stays: "stays" if stays else "learns", is_in(frozen, params))
+
+    return optax.partition({"learns": optimizer, "stays": optax.set_to_zero()}, labels)

@@ -11,11 +11,14 @@ from vsjax.errors import UserError
 from vsjax.losses import check_scales
 from vsjax.models.registry import build_model, model_settings
 from vsjax.tasks.inputs import Inputs
+from vsjax.tasks.masked_pretraining import MaskedPretrainingTask
 from vsjax.tasks.optimizer import make_optimizer
+from vsjax.tasks.parts import CHOICES, check_choice
 from vsjax.tasks.regression import RegressionTask
+from vsjax.tasks.task import Task
 
 
-def make_task(config: ConfigDict) -> RegressionTask:
+def make_task(config: ConfigDict) -> Task:
     """The task that `config.task` names.
 
     Raises:
@@ -23,7 +26,13 @@ def make_task(config: ConfigDict) -> RegressionTask:
     """
     if config.task not in TASKS:
         raise UserError(f"config.task={config.task!r} does not exist; choose one of {', '.join(TASKS)}")
-    return TASKS[config.task](config)
+    task = TASKS[config.task](config)
+    if config.train.best.split("/")[0] not in task.metrics:
+        raise UserError(
+            f"config.train.best={config.train.best!r} is not a metric of {config.task}; "
+            f"choose one of {', '.join(task.metrics)}"
+        )
+    return task
 
 
 def complete_model(config: ConfigDict) -> dict[str, Any]:
@@ -33,9 +42,10 @@ def complete_model(config: ConfigDict) -> dict[str, Any]:
         UserError: the model's depth is not that of the patch.
     """
     depth = config.data.patch[0]
+    predicted = config.data.source if config.task == "masked_pretraining" else config.data.target
     decided = {
         "in_channels": len(config.data.source),
-        "out_channels": len(config.data.target),
+        "out_channels": len(predicted),
         "in_stack_depth": depth,
         "out_stack_depth": depth,
     }
@@ -53,13 +63,31 @@ def complete_model(config: ConfigDict) -> dict[str, Any]:
 
 
 def _regression(config: ConfigDict) -> RegressionTask:
+    if not config.data.target:
+        raise UserError('config.data.target is empty; name the stains, or set config.task="masked_pretraining"')
+    if config.loss.ms_dssim:
+        check_scales(tuple(config.data.patch)[1:], config.loss.scales)
+    return RegressionTask(**_network(config), loss=config.loss.to_dict())
+
+
+def _masked_pretraining(config: ConfigDict) -> MaskedPretrainingTask:
+    if not 0 < config.mask_ratio < 1:
+        raise UserError(f"config.mask_ratio={config.mask_ratio} must lie between 0 and 1")
+    network = _network(config)
+    if not hasattr(network["model"], "mask_stride"):
+        raise UserError(
+            f'config.model.name={config.model.name!r} cannot be masked; config.task="masked_pretraining" needs "fcmae"'
+        )
+    return MaskedPretrainingTask(**network, mask_ratio=config.mask_ratio)
+
+
+def _network(config: ConfigDict) -> dict[str, Any]:
+    """The network, its inputs and its optimiser, checked: what every task takes."""
     settings = complete_model(config)
     model = build_model(settings.pop("name"), config.dtype, **settings)
     patch = tuple(config.data.patch)
     for field in ("patch", "val_patch"):
         _check_divisible(f"config.data.{field}", tuple(config.data[field]) or patch, model.divisor)
-    if config.loss.ms_dssim:
-        check_scales(patch[1:], config.loss.scales)
     inputs = Inputs(
         source=Normalization(**config.data.source_normalization),
         target=Normalization(**config.data.target_normalization),
@@ -67,8 +95,15 @@ def _regression(config: ConfigDict) -> RegressionTask:
         patch=patch,
         out_depth=getattr(model, "out_stack_depth", patch[0]),  # the others give as many slices as they see
     )
-    optimizer = make_optimizer(config.optim, config.train.steps)
-    return RegressionTask(model, inputs, optimizer, config.loss.to_dict(), config.optim.average_decay)
+    frozen = CHOICES[check_choice("freeze", config.init.freeze)]
+    optimizer = make_optimizer(config.optim, config.train.steps, frozen)
+    return {
+        "model": model,
+        "inputs": inputs,
+        "optimizer": optimizer,
+        "average_decay": config.optim.average_decay,
+        "frozen": frozen,
+    }
 
 
 def _check_divisible(field: str, patch: tuple[int, ...], divisors: tuple[int, ...]) -> None:
@@ -82,4 +117,7 @@ def _check_divisible(field: str, patch: tuple[int, ...], divisors: tuple[int, ..
             )
 
 
-TASKS: dict[str, Callable[[ConfigDict], RegressionTask]] = {"regression": _regression}
+TASKS: dict[str, Callable[[ConfigDict], Task]] = {
+    "regression": _regression,
+    "masked_pretraining": _masked_pretraining,
+}

@@ -101,6 +101,11 @@ class CheckpointStore:
             manager.close()
 
 
+def can_go_on(workdir: str | Path) -> bool:
+    """Whether the run in `workdir` has a whole checkpoint to go on from."""
+    return bool(_steps(Path(workdir).absolute() / "checkpoints" / "last"))
+
+
 def load_checkpoint(path: str | Path, which: str | None = None) -> Checkpoint:
     """Read what prediction needs from a run's folder.
 

@@ -1,5 +1,6 @@
 """The data of one experiment, opened and checked from its config."""
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -47,6 +48,14 @@ class ExperimentData:
         size, process, processes = self.config.data.batch_size, jax.process_index(), jax.process_count()
         rows = slice(process * size // processes, (process + 1) * size // processes)
         return evaluation_batches(self.validation_crops, self.validation_reader, size, rows)
+
+    def steps_per_epoch(self) -> int:
+        """Steps that see as many patches as the training FOVs have z windows, over all time points: VisCy's epoch,
+        in which the published schedules are given."""
+        depth = self.config.data.patch[0]
+        shapes = [field.position.shape for field in self.training_fields]
+        windows = sum(shape[0] * max(shape[2] - depth + 1, 1) for shape in shapes)
+        return math.ceil(windows / self.config.data.batch_size)
 
     def description(self) -> dict[str, Any]:
         """What a checkpoint says of the data it was trained on: channels, pixel size, normalisation, statistics."""

@@ -9,15 +9,13 @@ from typing import Any
 import jax
 from clu import parameter_overview
 
-from vsjax.tasks.regression import RegressionTask
+from vsjax.tasks.task import Task
 from vsjax.training.cost import multiply_adds
 
 LOG = logging.getLogger(__name__)
 
 
-def describe_model(
-    task: RegressionTask, variables: Mapping[str, Any], batch: Mapping[str, jax.Array], workdir: Path
-) -> None:
+def describe_model(task: Task, variables: Mapping[str, Any], batch: Mapping[str, jax.Array], workdir: Path) -> None:
     """Log the parameters of each top-level module and the multiply-adds of one prediction; the table of every tensor
     goes to `model.txt` in `workdir`."""
     shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), dict(variables))

@@ -14,7 +14,7 @@ def panel(source: np.ndarray, target: np.ndarray, prediction: np.ndarray) -> np.
     """One row per target channel: the source's middle slice, then that channel's target and prediction.
 
     Args:
-        source: `[Z, Y, X, C]`; its first channel is shown.
+        source: `[Z, Y, X, C]`; the rows show its channels in turn.
         target: `[Z', Y, X, C']`.
         prediction: as `target`; shown with the target's contrast, so that a pale prediction looks pale.
 
@@ -22,8 +22,8 @@ def panel(source: np.ndarray, target: np.ndarray, prediction: np.ndarray) -> np.
         RGB image `[Y', X', 3]`, uint8.
     """
     rows = []
-    phase = source[source.shape[0] // 2, ..., 0]
     for channel in range(target.shape[-1]):
+        phase = source[source.shape[0] // 2, ..., channel % source.shape[-1]]
         truth = target[target.shape[0] // 2, ..., channel]
         guess = prediction[prediction.shape[0] // 2, ..., channel]
         low, high = np.percentile(truth, [1, 99.8])

@@ -1,0 +1,122 @@
+"""Beginning with the weights of another run (pre-training, a published model) instead of random ones."""
+
+import logging
+from dataclasses import dataclass
+from typing import Any
+
+import flax
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from vsjax.errors import UserError
+from vsjax.tasks.parts import CHOICES, check_choice, part_of
+from vsjax.tasks.state import TrainState
+from vsjax.training.checkpoint import load_checkpoint
+
+LOG = logging.getLogger(__name__)
+Path = tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Transfer:
+    """What a checkpoint gives to a network.
+
+    Attributes:
+        values: arrays by path (`("params", "encoder_0", ...)`) that fit.
+        misfits: a line for each layer of the chosen parts that does not fit.
+        source: the checkpoint's folder.
+    """
+
+    values: dict[Path, np.ndarray]
+    misfits: tuple[str, ...]
+    source: str
+
+
+def read_initial(init: ConfigDict, variables: Any) -> Transfer | None:
+    """The weights that `config.init` asks for; None where it names no checkpoint. Nothing is computed.
+
+    Args:
+        init: `config.init`.
+        variables: shapes of the network's variables.
+
+    Raises:
+        UserError: a field is none of its choices, the checkpoint cannot be read, nothing of it fits, or frozen layers
+            would stay random.
+    """
+    parts, frozen = CHOICES[check_choice("load", init.load)], CHOICES[check_choice("freeze", init.freeze)]
+    if not init.checkpoint:
+        if frozen:
+            raise UserError(
+                f"config.init.freeze={init.freeze!r} would keep random weights; set config.init.checkpoint=runs/a"
+            )
+        return None
+    checkpoint = load_checkpoint(init.checkpoint, init.which or None)
+    wanted, given = (_of_parts(tree, parts) for tree in (variables, checkpoint.variables))
+    values = {path: given[path] for path, leaf in wanted.items() if path in given and _fits(given[path], leaf)}
+    misfits = _misfits(wanted, given, values)
+    if not any(path[0] == "params" for path in values):
+        raise UserError(
+            f"config.init.checkpoint={init.checkpoint}: no layer of its {init.load} fits config.model "
+            f"({misfits[0] if misfits else 'it has none'}); set config.model to a network like {_network(checkpoint)}"
+        )
+    random = [path for path in _of_parts(variables, frozen) if path[0] == "params" and path not in values]
+    if random:
+        raise UserError(
+            f"config.init.freeze={init.freeze!r} would keep random weights in {'/'.join(random[0])}, which the "
+            "checkpoint does not give; set config.init.freeze='', or a config.model that fits"
+        )
+    return Transfer(values, misfits, checkpoint.path)
+
+
+def apply_initial(transfer: Transfer, state: TrainState) -> TrainState:
+    """The state with the weights put in, and each misfit in the log; the moving average begins there too."""
+    flat = flax.traverse_util.flatten_dict(state.variables)
+    flat |= {path: _like(flat[path], value) for path, value in transfer.values.items()}
+    LOG.info("%s: %d of %d tensors taken", transfer.source, len(transfer.values), len(flat))
+    for misfit in transfer.misfits:
+        LOG.warning("%s", misfit)
+    variables = flax.traverse_util.unflatten_dict(flat)
+    average = jax.tree.map(lambda value: value.copy(), variables["params"]) if state.average else {}
+    return state.replace(variables=variables, average=average)
+
+
+def _of_parts(variables: Any, parts: tuple[str, ...]) -> dict[Path, Any]:
+    """The leaves `(collection, module, ...)` of the modules that belong to `parts`."""
+    flat = flax.traverse_util.flatten_dict(flax.core.unfreeze(variables))
+    return {path: leaf for path, leaf in flat.items() if part_of(path[1]) in parts}
+
+
+def _fits(value: Any, wanted: Any) -> bool:
+    return tuple(value.shape) == tuple(wanted.shape)
+
+
+def _misfits(wanted: dict[Path, Any], given: dict[Path, Any], values: dict[Path, Any]) -> tuple[str, ...]:
+    """A line for each layer with tensors that were not taken."""
+    layers: dict[Path, dict[str, list[str]]] = {}
+    for path in sorted((wanted.keys() | given.keys()) - values.keys()):
+        layer, name = path[1:-1], path[-1]
+        if path not in given:
+            reason = "begins at random, not in the checkpoint"
+        elif path not in wanted:
+            reason = "left out, not in this network"
+        else:
+            here, there = (tuple(tree[path].shape) for tree in (wanted, given))
+            name, reason = f"{name} {there} for {here}", "begins at random, of another shape"
+        layers.setdefault(layer, {}).setdefault(reason, []).append(name)
+    return tuple(
+        f"{'/'.join(layer)}: {reason} ({', '.join(names)})"
+        for layer, reasons in layers.items()
+        for reason, names in reasons.items()
+    )
+
+
+def _network(checkpoint: Any) -> str:
+    settings = checkpoint.config["model"]
+    return ", ".join(f"{name}={value}" for name, value in settings.items() if value is not None)
+
+
+def _like(array: jax.Array, value: Any) -> jax.Array:
+    """`value` with the type and the sharding of `array`, whichever processes hold it."""
+    value = np.asarray(value, array.dtype)
+    return jax.make_array_from_callback(array.shape, array.sharding, lambda index: value[index])
