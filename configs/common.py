@@ -50,6 +50,7 @@ def base_config(model: str, **settings: Any) -> ConfigDict:
         {
             "steps": 10_000,
             "epochs": 0,  # above 0 it decides the steps; an epoch sees as many patches as there are z windows
+            "accumulate": 1,  # parts in which a batch is computed, one after the other, to save memory
             "log_every": 20,
             "validate_every": 500,
             "save_every": 500,

@@ -7,3 +7,7 @@ class UserError(Exception):
     The message is one line that names the file, the field and the remedy. The programs print it and exit with
     status 1; library callers may catch it. Anything else that is raised is a fault of vsjax.
     """
+
+
+class Preempted(Exception):
+    """The machine was asked back (SIGTERM); what was done is saved. Programs print the line and exit with status 75."""

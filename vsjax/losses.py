@@ -4,6 +4,8 @@ All are computed in float32 whatever the dtype of the input. The source of the m
 similarity is Liu et al. 2025 (UNeXt2, methods); its constants and its treatment of the edges follow VisCy's.
 """
 
+from collections.abc import Sequence
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -58,15 +60,29 @@ def ssim_25d(prediction: Array, target: Array, *, data_range: Array | float | No
     return _ssim_and_contrast(prediction, target, _squared_range(target, data_range))[0]
 
 
+def ms_ssim_ranges(target: Array, scales: int) -> tuple[Array, ...]:
+    """The data range that `ms_ssim_25d` takes by default at each scale: for a batch that is computed in parts."""
+    (target,) = _float32(target)
+    ranges = [jnp.max(target)]
+    for _ in range(scales - 1):
+        target = _pool(target)
+        ranges.append(jnp.max(target))
+    return tuple(ranges)
+
+
 def ms_ssim_25d(
-    prediction: Array, target: Array, *, scales: int = len(BETAS), data_range: Array | float | None = None
+    prediction: Array,
+    target: Array,
+    *,
+    scales: int = len(BETAS),
+    data_range: Array | float | Sequence[Array] | None = None,
 ) -> Array:
     """Multi-scale 2.5D structural similarity of each sample, between 1e-4 and 1.
 
     prediction, target: `[B, Z, Y, X, C]` -> `[B]`: the product over the scales of the contrast term (at the coarsest
     scale, the whole SSIM) to the power of its beta; each term is clamped from below at 1e-4. Between scales Y and X
-    are average-pooled by 2 (an odd last row or column is dropped), Z is not. data_range as in `ssim_25d`, but by
-    default taken anew from the pooled target at each scale, as VisCy does.
+    are average-pooled by 2 (an odd last row or column is dropped), Z is not. data_range as in `ssim_25d`, or a sequence
+    with one for each scale; by default it is taken anew from the pooled target at each scale, as VisCy does.
 
     scales: the paper's five need Y and X of at least 176; for smaller patches a smaller number uses the first betas,
     divided by their sum. Nothing is chosen silently: images too small for `scales` raise `UserError`.
@@ -80,7 +96,8 @@ def ms_ssim_25d(
     for scale, beta in enumerate(betas):
         if scale:
             prediction, target = _pool(prediction), _pool(target)
-        ssim, contrast = _ssim_and_contrast(prediction, target, _squared_range(target, data_range))
+        largest = data_range[scale] if isinstance(data_range, Sequence) else data_range
+        ssim, contrast = _ssim_and_contrast(prediction, target, _squared_range(target, largest))
         term = ssim if scale == scales - 1 else contrast
         similarity *= jnp.maximum(term, CLAMP) ** beta
     return similarity
@@ -94,7 +111,7 @@ def mixed_loss(
     ms_dssim: float = 0.5,
     *,
     scales: int = len(BETAS),
-    data_range: Array | float | None = None,
+    data_range: Array | float | Sequence[Array] | None = None,
 ) -> Array:
     """`l1 * L1 + l2 * L2 + ms_dssim * (1 - MS-SSIM_2.5D)` of each sample: `[B, Z, Y, X, C]` twice -> `[B]`.
 

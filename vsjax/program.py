@@ -8,11 +8,14 @@ from pathlib import Path
 
 import jax
 
-from vsjax.errors import UserError
+from vsjax.errors import Preempted, UserError
+
+RESTART = 75  # EX_TEMPFAIL of sysexits.h: "try again later"; the launchers in scripts/ start such a job again
 
 
 def run_program(name: str, main: Callable[[], None]) -> None:
-    """Call `main` and exit: status 0, or 1 after one line on standard error when it raises `UserError`."""
+    """Call `main` and exit: status 0; 1 after one line on standard error when it raises `UserError`; `RESTART` when it
+    was told to stop and the same command would go on."""
     _show_log()
     _keep_compiled_programs()
     try:
@@ -21,6 +24,9 @@ def run_program(name: str, main: Callable[[], None]) -> None:
         message = " ".join(str(error).split())
         print(f"vsjax.{name}: error: {message}", file=sys.stderr)
         sys.exit(1)
+    except Preempted as stop:
+        print(f"vsjax.{name}: {stop}", file=sys.stderr)
+        sys.exit(RESTART)
     except KeyboardInterrupt:
         print(f"vsjax.{name}: interrupted", file=sys.stderr)
         sys.exit(130)

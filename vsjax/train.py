@@ -15,7 +15,7 @@ from absl import app, flags
 from ml_collections import ConfigDict, config_flags
 from tqdm import tqdm
 
-from vsjax.errors import UserError
+from vsjax.errors import Preempted, UserError
 from vsjax.program import run_program
 from vsjax.tasks.registry import complete_model, make_task
 from vsjax.tasks.state import TrainState
@@ -23,9 +23,19 @@ from vsjax.training.checkpoint import CheckpointStore, can_go_on
 from vsjax.training.initialization import apply_initial, read_initial
 from vsjax.training.keys import named_key, step_key
 from vsjax.training.loading import open_data
-from vsjax.training.mesh import check_batch, make_mesh, put_batch, replicated, state_shardings
-from vsjax.training.overview import describe_model
+from vsjax.training.mesh import (
+    batch_rows,
+    check_batch,
+    image_sharding,
+    make_mesh,
+    put_batch,
+    replicated,
+    state_shardings,
+)
+from vsjax.training.overview import compile_step, describe_model
 from vsjax.training.panels import panel
+from vsjax.training.preemption import Preemption
+from vsjax.training.processes import join_processes
 from vsjax.training.restart import check_same_config
 from vsjax.training.writers import MetricWriter, NullWriter
 
@@ -37,10 +47,12 @@ Arrays = Mapping[str, jax.Array]
 def train(config: ConfigDict, workdir: str | Path) -> dict[str, float]:
     """Train as `config` says, or go on where a killed run with the same `workdir` stopped.
 
-    Returns the metrics of the last validation, or of the last training steps where no FOV validates.
+    Returns the metrics of the last validation, or of the last training steps where no FOV validates; none where the run
+    was complete before.
 
     Raises:
         UserError: something the user can put right; nothing has been written yet, or what was saved stays usable.
+        Preempted: told to stop by SIGTERM; everything is saved, the same command goes on.
     """
     workdir = Path(workdir).absolute()
     is_first_process = jax.process_index() == 0
@@ -49,17 +61,18 @@ def train(config: ConfigDict, workdir: str | Path) -> dict[str, float]:
     with config.unlocked():
         config.model.update(complete_model(config))
     mesh = make_mesh(config.mesh)
-    check_batch(mesh, config.data.batch_size, config.data.patch[1])
-    task = make_task(config)
+    batch_size = config.data.batch_size
+    check_batch(mesh, batch_size, config.data.patch[1], config.train.accumulate)
+    task = make_task(config, image_sharding(mesh))
 
     # --- Data, checked before anything is written
-    data = open_data(config)
+    data = open_data(config, batch_rows(mesh, batch_size))
     if config.train.epochs:  # the length of an epoch, and with it the schedule, follows from the data
         config.train.steps = config.train.epochs * data.steps_per_epoch()
         config.optim.warmup_steps = config.optim.warmup_epochs * data.steps_per_epoch()
-        task = make_task(config)
+        task = make_task(config, image_sharding(mesh))
     description = {"config": config.to_dict(), **data.description()}
-    first_batch = put_batch(mesh, next(data.training(0)))
+    first_batch = put_batch(mesh, next(data.training(0)), batch_size)
 
     # --- State: restored from the newest checkpoint, or made, with the weights of another run where the config says so
     init = partial(task.init, named_key(config.seed, "init"))
@@ -75,6 +88,9 @@ def train(config: ConfigDict, workdir: str | Path) -> dict[str, float]:
         state, best = state.replace(step=jax.device_put(jnp.int32(first_step), replicated(mesh))), saved["best"]
         state_of_run = "complete at" if first_step == config.train.steps else "going on from"
         LOG.info("%s: %s step %d of %d", workdir, state_of_run, first_step, config.train.steps)
+        if first_step == config.train.steps:
+            store.close()
+            return {}
     else:
         state = jax.jit(init, out_shardings=shardings)(first_batch)
         state = apply_initial(initial, state) if initial else state
@@ -82,10 +98,12 @@ def train(config: ConfigDict, workdir: str | Path) -> dict[str, float]:
     if is_first_process:
         describe_model(task, state.variables, first_batch, workdir)
 
-    # --- Step and evaluation, compiled once; the step gives the state's memory back to it
+    # --- Step, compiled ahead, which gives the state's memory back to it; and evaluation
     @partial(jax.jit, donate_argnums=0, out_shardings=(shardings, replicated(mesh)))
-    def update(state: TrainState, batch: Arrays) -> tuple[TrainState, dict[str, jax.Array]]:
+    def step(state: TrainState, batch: Arrays) -> tuple[TrainState, dict[str, jax.Array]]:
         return task.step(state, batch, step_key(config.seed, "train", state.step))
+
+    update = compile_step(step, state, first_batch)
 
     @partial(jax.jit, out_shardings=replicated(mesh))
     def evaluate(state: TrainState, batch: Arrays) -> dict[str, tuple[jax.Array, jax.Array]]:
@@ -97,19 +115,23 @@ def train(config: ConfigDict, workdir: str | Path) -> dict[str, float]:
         return tuple(image[0] for image in task.sample(state, batch))
 
     # --- Loop
+    preemption = Preemption()
+    done = first_step
     batches = data.training(first_step)
     pending: list[Arrays] = []
     metrics: dict[str, float] = {}
     clock = time.monotonic()
     bar = tqdm(total=config.train.steps, initial=first_step, unit="step", disable=not is_first_process)
     for done in range(first_step + 1, config.train.steps + 1):
-        state, step_metrics = update(state, put_batch(mesh, next(batches)))
+        state, step_metrics = update(state, put_batch(mesh, next(batches), batch_size))
         pending.append(step_metrics)
         bar.update()
         log, validate, save = (
             done == config.train.steps or done % every == 0
             for every in (config.train.log_every, config.train.validate_every, config.train.save_every)
         )
+        stop = preemption.stops_after(done)
+        save = save or stop
         if log or validate or save:
             metrics = _mean_of_steps(pending, done, workdir)
             rate = len(pending) / (time.monotonic() - clock)
@@ -121,10 +143,10 @@ def train(config: ConfigDict, workdir: str | Path) -> dict[str, float]:
         is_best = False
         if validate and data.validation_crops:
             metrics = _mean_of_batches(
-                (evaluate(state, put_batch(mesh, b)) for b in data.validation()), config.data.target
+                (evaluate(state, put_batch(mesh, b, batch_size)) for b in data.validation()), config.data.target
             )
             writer.write_scalars(done, {f"val/{name}": value for name, value in metrics.items()})
-            sample = show(state, put_batch(mesh, next(iter(data.validation()))))
+            sample = show(state, put_batch(mesh, next(iter(data.validation())), batch_size))
             writer.write_images(done, {"sample": panel(*(np.asarray(image) for image in sample))})
             score = metrics[config.train.best]
             is_best = best is None or (score > best if config.train.best in MAXIMISED else score < best)
@@ -137,8 +159,12 @@ def train(config: ConfigDict, workdir: str | Path) -> dict[str, float]:
         if save:
             writer.flush()
             store.save_last(done, state, {**description, "best": best})
-    for resource in (bar, writer, store):
+        if stop and done < config.train.steps:
+            break
+    for resource in (bar, writer, store, preemption):
         resource.close()
+    if done < config.train.steps:
+        raise Preempted(f"{workdir}: told to stop after step {done}; saved, the same command goes on from there")
     return metrics
 
 
@@ -180,6 +206,10 @@ def _mean_of_batches(
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "The experiment, e.g. configs/unext2.py.", lock_config=True)
 _WORKDIR = flags.DEFINE_string("workdir", None, "Where checkpoints and logs go; give it again to go on.")
+_CLUSTER = flags.DEFINE_bool("cluster", False, "One of the processes of a Slurm job step or a TPU pod.")
+_COORDINATOR = flags.DEFINE_string("coordinator", None, "host:port of process 0, where there is no --cluster.")
+_PROCESSES = flags.DEFINE_integer("processes", None, "How many processes train together, with --coordinator.")
+_PROCESS = flags.DEFINE_integer("process", None, "The number of this one, from 0, with --coordinator.")
 
 
 def main() -> None:
@@ -196,6 +226,7 @@ def main() -> None:
         )
     if _WORKDIR.value is None or config is None:
         raise UserError("command line: give --config configs/unext2.py and --workdir runs/a")
+    join_processes(_CLUSTER.value, _COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
     train(config, _WORKDIR.value)
 
 

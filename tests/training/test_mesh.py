@@ -11,18 +11,31 @@ from vsjax.errors import UserError
 from vsjax.training.mesh import check_batch, make_mesh
 
 EIGHT = """
-import jax, numpy as np
-from vsjax.training.mesh import make_mesh, put_batch, state_shardings
+import jax, numpy as np, optax
+from vsjax.training.mesh import batch_rows, bytes_per_device, image_sharding, make_mesh, put_batch, state_shardings
 mesh = make_mesh({"data": -1, "fsdp": 2, "space": 2})
 assert dict(mesh.shape) == {"data": 2, "fsdp": 2, "space": 2}, mesh.shape
+assert batch_rows(mesh, 8) == tuple(range(8))
 batch = {"source": np.arange(4 * 3 * 8 * 5).reshape(4, 3, 8, 5, 1).astype(np.float32), "scale": np.arange(4.0)}
-arrays = put_batch(mesh, batch)
-np.testing.assert_array_equal(arrays["source"], batch["source"])
-assert {shard.data.shape for shard in arrays["source"].addressable_shards} == {(1, 3, 4, 5, 1)}
-assert {shard.data.shape for shard in arrays["scale"].addressable_shards} == {(1,)}
-state = {"kernel": jax.ShapeDtypeStruct((7, 64, 96), np.float32), "odd": jax.ShapeDtypeStruct((31, 99), np.float32)}
-specs = {name: sharding.spec for name, sharding in state_shardings(mesh, state).items()}
-assert tuple(specs["kernel"]) == (None, None, "fsdp") and tuple(specs["odd"]) == (), specs
+arrays = put_batch(mesh, batch, 4)
+for name in batch:
+    np.testing.assert_array_equal(arrays[name], batch[name])
+    assert {shard.data.shape for shard in arrays[name].addressable_shards} == {(1, *batch[name].shape[1:])}
+image = jax.device_put(batch["source"], image_sharding(mesh))
+assert {shard.data.shape for shard in image.addressable_shards} == {(1, 3, 4, 5, 1)}
+shapes = {"conv": {"kernel": (7, 64, 96), "bias": (4096,)}, "odd": {"kernel": (31, 99)}}
+params = jax.tree.map(lambda shape: np.zeros(shape, np.float32), shapes, is_leaf=lambda x: isinstance(x, tuple))
+state = {"params": params, "optimizer": optax.adamw(1e-3).init(params)}
+shardings = state_shardings(mesh, jax.eval_shape(lambda: state))
+flat = {
+    jax.tree_util.keystr(path, simple=True, separator="/"): tuple(sharding.spec)
+    for path, sharding in jax.tree_util.tree_leaves_with_path(shardings)
+}
+spread = {name for name, spec in flat.items() if spec}
+assert spread == {name for name in flat if name.endswith("conv/kernel")} and len(spread) == 3, flat
+assert flat["params/conv/kernel"] == (None, None, "fsdp")
+held = bytes_per_device(jax.device_put(params, shardings["params"]))
+assert held == 4 * (7 * 64 * 48 + 4096 + 31 * 99), held
 """
 
 
@@ -40,3 +53,9 @@ def test_sizes_that_do_not_divide(sizes):
 def test_batch_must_divide_over_the_mesh():
     mesh = make_mesh({"data": -1, "fsdp": 1, "space": 1}, jax.devices()[:1])
     check_batch(mesh, 3, 7)
+
+
+def test_parts_of_a_batch_must_divide_too():
+    mesh = make_mesh({"data": -1, "fsdp": 1, "space": 1}, jax.devices()[:1])
+    with pytest.raises(UserError, match=r"batch_size=6 .* 1 devices .* x 4 parts .*multiple of 4"):
+        check_batch(mesh, 6, 32, accumulate=4)

@@ -1,8 +1,8 @@
 """The Grain pipeline: batch k is a function of (seed, k), whatever the number of processes and wherever a run resumed.
 
 Only *where* to crop goes through Grain's random map and shuffles; the pixels are read afterwards, a whole batch at
-once, so that TensorStore fetches the chunks of all its crops together. Each process reads its own block of rows of the
-global batch."""
+once, so that TensorStore fetches the chunks of all its crops together. Each process reads only the rows of the global
+batch that its devices need."""
 
 import itertools
 from collections.abc import Iterator, Sequence
@@ -94,26 +94,20 @@ def training_batches(
     batch_size: int,
     weights: Sequence[float],
     seed: int,
-    process: int = 0,
-    processes: int = 1,
+    rows: Sequence[int] | None = None,
 ) -> grain.MapDataset:
-    """The endless dataset whose element k is this process's block of the global batch at step k.
+    """The endless dataset whose element k is the global batch at step k, or those of its rows that a process needs.
 
     Each plate is shuffled over its (FOV, time point) pairs, epoch by epoch, and the plates are mixed with `weights`.
 
     Raises:
-        UserError: the number of weights is not the number of plates, or the batch does not divide over the processes.
+        UserError: the number of weights is not the number of plates.
     """
     plates = sorted({field.plate for field in fields})
     weights = list(weights) or [1.0] * len(plates)
     if len(weights) != len(plates) or min(weights) <= 0:
         raise UserError(
             f"config.data.weights={tuple(weights)} must hold one positive number for each of the {len(plates)} plates"
-        )
-    if batch_size % processes:
-        raise UserError(
-            f"config.data.batch_size={batch_size} does not divide over {processes} processes; "
-            f"set a multiple of {processes}"
         )
 
     def draw(pair: tuple[int, int], rng: np.random.Generator) -> Crop:
@@ -126,8 +120,9 @@ def training_batches(
         ]
         streams.append(grain.MapDataset.source(pairs).seed(seed + plate).shuffle().repeat())
     crops = grain.MapDataset.mix(streams, weights=[weight / sum(weights) for weight in weights])
-    rows = slice(process * batch_size // processes, (process + 1) * batch_size // processes)
-    return crops.seed(seed).random_map(draw).batch(batch_size, batch_fn=list).map(lambda batch: reader(batch[rows]))
+    wanted = range(batch_size) if rows is None else rows
+    batches = crops.seed(seed).random_map(draw).batch(batch_size, batch_fn=list)
+    return batches.map(lambda batch: reader([batch[row] for row in wanted]))
 
 
 def iterate_from(dataset: grain.MapDataset, step: int, *, threads: int = 4, prefetch: int = 4) -> Iterator[Batch]:
@@ -137,10 +132,14 @@ def iterate_from(dataset: grain.MapDataset, step: int, *, threads: int = 4, pref
     return iterator
 
 
-def evaluation_batches(crops: Sequence[Crop], reader: CropReader, batch_size: int, rows: slice) -> Iterator[Batch]:
-    """Every crop once, in batches of one size; `weight` `[B]` is 0 for the rows that only fill the last batch."""
+def evaluation_batches(
+    crops: Sequence[Crop], reader: CropReader, batch_size: int, rows: Sequence[int] | None = None
+) -> Iterator[Batch]:
+    """Every crop once, in batches of one size, or the rows of them that a process needs; `weight` `[B]` is 0 for those
+    that only fill the last batch."""
+    wanted = list(range(batch_size) if rows is None else rows)
     for start in range(0, len(crops), batch_size):
         block = list(crops[start : start + batch_size])
         weight = np.array([1.0] * len(block) + [0.0] * (batch_size - len(block)), np.float32)
         block += [block[-1]] * (batch_size - len(block))
-        yield {**reader(block[rows]), "weight": weight[rows]}
+        yield {**reader([block[row] for row in wanted]), "weight": weight[wanted]}

@@ -120,7 +120,8 @@ class ConvNeXtBlock(nn.Module):
 class ConvNeXtStage(nn.Module):
     """A norm and a convolution that change size or channels, where needed, then blocks of one width.
 
-    `[B, Y, X, C] -> [B, Y/stride, X/stride, features]`; stride is 1 or 2.
+    `[B, Y, X, C] -> [B, Y/stride, X/stride, features]`; stride is 1 or 2. With `remat` the gradient computes each block
+    again instead of keeping what is inside it: less memory, about a third more time.
     """
 
     features: int
@@ -130,17 +131,19 @@ class ConvNeXtStage(nn.Module):
     depthwise_bias: bool = True
     last_kernel_init: nn.initializers.Initializer = NARROW_NORMAL
     depthwise: Implementation = "auto"
+    remat: bool = False
     dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, x: Array, train: bool, visible: Array | None = None) -> Array:
+        block = nn.remat(ConvNeXtBlock, static_argnums=(2,)) if self.remat else ConvNeXtBlock
         if x.shape[-1] != self.features or self.stride > 1:
             x = LayerNorm(name="downsample_norm")(x)
             size = (self.stride, self.stride)
             x = PatchConv(self.features, size, NARROW_NORMAL, dtype=self.dtype, name="downsample")(x)
         for i, rate in enumerate(self.drop_path_rates):
             is_last = i == len(self.drop_path_rates) - 1
-            x = ConvNeXtBlock(
+            x = block(
                 drop_path_rate=rate,
                 norm_epsilon=self.norm_epsilon,
                 depthwise_bias=self.depthwise_bias,

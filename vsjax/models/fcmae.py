@@ -96,6 +96,7 @@ class FCMAE(nn.Module):
     head_conv_expansion_ratio: int = 4
     head_conv_pool: bool = True
     depthwise: Implementation = "auto"
+    remat: bool = False
     dtype: Any = jnp.float32
 
     @property
@@ -137,6 +138,7 @@ class FCMAE(nn.Module):
                 norm_epsilon=_ENCODER_NORM_EPSILON,
                 depthwise_bias=False,
                 depthwise=self.depthwise,
+                remat=self.remat,
                 dtype=self.dtype,
                 name=f"encoder_{i}",
             )
@@ -151,6 +153,7 @@ class FCMAE(nn.Module):
             (*self.dims[-2:0:-1], last),
             self.decoder_conv_blocks,
             depthwise=self.depthwise,
+            remat=self.remat,
             dtype=self.dtype,
             name="decoder",
         )(features, train)

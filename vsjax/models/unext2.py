@@ -68,6 +68,7 @@ class UpStage(nn.Module):
     blocks: int
     pre_conv: bool = False
     depthwise: Implementation = "auto"
+    remat: bool = False
     dtype: Any = jnp.float32
 
     @nn.compact
@@ -80,6 +81,7 @@ class UpStage(nn.Module):
             self.features,
             drop_path_rates=(0.0,) * self.blocks,
             depthwise=self.depthwise,
+            remat=self.remat,
             dtype=self.dtype,
             name="stage",
             **({} if self.pre_conv else {"last_kernel_init": icnr(2)}),
@@ -97,13 +99,16 @@ class Decoder(nn.Module):
     blocks: int
     pre_conv: bool = False
     depthwise: Implementation = "auto"
+    remat: bool = False
     dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, features: Sequence[Array], train: bool) -> Array:
         x = features[-1]
         for i, (width, skip) in enumerate(zip(self.channels, features[-2::-1], strict=True)):
-            stage = UpStage(width, self.blocks, self.pre_conv, self.depthwise, self.dtype, name=f"stage_{i}")
+            stage = UpStage(
+                width, self.blocks, self.pre_conv, self.depthwise, self.remat, self.dtype, name=f"stage_{i}"
+            )
             x = stage(x, skip, train)
         return x
 
@@ -149,7 +154,7 @@ class UNeXt2(nn.Module):
 
     Y and X must be divisible by `divisor`. Settings have VisCy's names; `out_stack_depth` None means that of the
     input. `depthwise` chooses how depthwise convolutions are computed (see `depthwise_conv`), `dtype` the type that
-    the network computes in; parameters and norms are float32.
+    the network computes in; parameters and norms are float32. `remat` trades time for memory in training.
 
     `input_gain` multiplies the normalised input. The norm after the stem divides every pixel's features by their
     spread, and with it takes away how strong the local contrast is; features that are small against the stem's biases
@@ -169,6 +174,7 @@ class UNeXt2(nn.Module):
     drop_path_rate: float = 0.0
     input_gain: float = 1.0
     depthwise: Implementation = "auto"
+    remat: bool = False
     dtype: Any = jnp.float32
 
     @property
@@ -202,6 +208,7 @@ class UNeXt2(nn.Module):
                 drop_path_rates=tuple(rates),
                 stride=1 if i == 0 else 2,
                 depthwise=self.depthwise,
+                remat=self.remat,
                 dtype=self.dtype,
                 name=f"encoder_{i}",
             )
@@ -213,6 +220,7 @@ class UNeXt2(nn.Module):
             self.decoder_conv_blocks,
             self.decoder_upsample_pre_conv,
             self.depthwise,
+            self.remat,
             self.dtype,
             name="decoder",
         )(features, train)

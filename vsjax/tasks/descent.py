@@ -26,6 +26,7 @@ class DescentTask:
         average_decay: decay of the moving average of the parameters; 0 keeps none.
         frozen: parts of the network whose parameters stay as they are (`parts.py`). Running statistics of batch norms
             go on, as in VisCy.
+        accumulate: parts in which the gradient of a batch is computed, one after the other, to save memory.
     """
 
     model: nn.Module
@@ -33,6 +34,7 @@ class DescentTask:
     optimizer: optax.GradientTransformation
     average_decay: float = 0.0
     frozen: tuple[str, ...] = ()
+    accumulate: int = 1
 
     def init(self, key: jax.Array, batch: Batch) -> TrainState:
         """The state before the first step; only the batch's shapes matter."""
@@ -46,41 +48,87 @@ class DescentTask:
         self,
         state: TrainState,
         source: jax.Array,
+        target: Any,
         dropout_key: jax.Array,
-        loss: Callable[[jax.Array], jax.Array],
-        **call: Any,
+        loss: Callable[[jax.Array, Any], jax.Array],
+        **call: jax.Array,
     ) -> tuple[TrainState, dict[str, jax.Array]]:
-        """One update towards a smaller `loss(prediction)`, a scalar; `call` goes to the network with the source.
+        """One update towards a smaller `loss(prediction, target)`, the mean over the samples of a batch.
+
+        `call` goes to the network with the source. The first axis of every array is that of the samples. With
+        `accumulate` above 1 the batch is computed in parts, one after the other, and their gradients are averaged: only
+        batch norms and dropout can tell the difference.
 
         Returns the new state, and `loss` and the gradient's norm over what is not frozen.
         """
-        others = {name: value for name, value in state.variables.items() if name != "params"}
-
-        def loss_of(params: Any) -> tuple[jax.Array, dict[str, Any]]:
-            if self.frozen:  # no gradient is computed where none is used
-                stays = is_in(self.frozen, params)
-                params = jax.tree.map(lambda p, fixed: jax.lax.stop_gradient(p) if fixed else p, params, stays)
-            prediction, updated = self.model.apply(
-                {"params": params, **others},
-                source,
-                train=True,
-                rngs={"dropout": dropout_key},
-                mutable=list(others),
-                **call,
-            )
-            return loss(prediction), updated
-
         params = state.variables["params"]
-        (value, updated), gradient = jax.value_and_grad(loss_of, has_aux=True)(params)
+
+        def gradient_of(others: Any, part: tuple[Any, ...]) -> tuple[Any, tuple[jax.Array, Any]]:
+            source, target, call, key = part
+
+            def loss_of(params: Any) -> tuple[jax.Array, dict[str, Any]]:
+                prediction, updated = self.model.apply(
+                    {"params": self._without_gradient(params), **others},
+                    source,
+                    train=True,
+                    rngs={"dropout": key},
+                    mutable=list(others),
+                    **call,
+                )
+                return loss(prediction, target), updated
+
+            (value, updated), gradient = jax.value_and_grad(loss_of, has_aux=True)(params)
+            return updated, (value, gradient)
+
+        others = {name: value for name, value in state.variables.items() if name != "params"}
+        if self.accumulate == 1:
+            others, (value, gradient) = gradient_of(others, (source, target, call, dropout_key))
+        else:
+            parts = (*self._parts((source, target, call)), jax.random.split(dropout_key, self.accumulate))
+            others, (value, gradient) = _mean_of_parts(gradient_of, others, parts)
         updates, optimizer = self.optimizer.update(gradient, state.optimizer, params)
         params = optax.apply_updates(params, updates)
         average = state.average
         if self.average_decay:
             rate = jnp.minimum(self.average_decay, (1.0 + state.step) / (10.0 + state.step))
             average = jax.tree.map(lambda old, new: rate * old + (1.0 - rate) * new, average, params)
-        state = TrainState(state.step + 1, {"params": params, **updated}, average, optimizer)
+        state = TrainState(state.step + 1, {"params": params, **others}, average, optimizer)
         return state, {"loss": value, "gradient_norm": optax.tree.norm(gradient)}
+
+    def _parts(self, batch: Any) -> Any:
+        """`[B, ...]` to `[accumulate, B / accumulate, ...]`. Part i takes every `accumulate`-th sample, so that each
+        device computes on samples that it holds already."""
+        return jax.tree.map(
+            lambda x: jnp.moveaxis(x.reshape(-1, self.accumulate, *x.shape[1:]), 1, 0),
+            batch,
+        )
+
+    def _without_gradient(self, params: Any) -> Any:
+        """The parameters, the frozen ones such that no gradient is computed for them."""
+        if not self.frozen:
+            return params
+        stays = is_in(self.frozen, params)
+        return jax.tree.map(lambda p, fixed: jax.lax.stop_gradient(p) if fixed else p, params, stays)
 
     def predict(self, variables: Any, source: jax.Array) -> jax.Array:
         """Normalised source `[B, Z, Y, X, C]` to normalised prediction `[B, Z', Y, X, C']`."""
         return self.model.apply(variables, source, train=False)
+
+
+def _mean_of_parts(
+    gradient_of: Callable[[Any, Any], tuple[Any, tuple[jax.Array, Any]]], others: Any, parts: Any
+) -> tuple[Any, tuple[jax.Array, Any]]:
+    """`gradient_of` for one part after the other, with the mean of their losses and gradients. The sum is kept in one
+    place, so memory does not grow with the number of parts."""
+
+    def add(carry: tuple[Any, Any], part: Any) -> tuple[tuple[Any, Any], None]:
+        others, total = carry
+        others, found = gradient_of(others, part)
+        return (others, jax.tree.map(jnp.add, total, found)), None
+
+    first = jax.tree.map(lambda x: x[0], parts)
+    shapes = jax.eval_shape(gradient_of, others, first)[1]
+    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+    count = jax.tree.leaves(parts)[0].shape[0]
+    (others, total), _ = jax.lax.scan(add, (others, zeros), parts)
+    return others, jax.tree.map(lambda x: x / count, total)

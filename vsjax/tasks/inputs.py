@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import jax
+from jax.sharding import NamedSharding
 
 from vsjax.data.augmentation import AugmentConfig, augment, center_crop
 from vsjax.data.normalization import Normalization, normalize, patch_location_scale
@@ -20,6 +21,7 @@ class Inputs:
         augment: the random transforms of training.
         patch: voxels (z, y, x) of a model input.
         out_depth: slices of the target that are kept, the middle ones.
+        sharding: how source and target are spread over the devices once they are augmented; None leaves it open.
     """
 
     source: Normalization
@@ -27,16 +29,22 @@ class Inputs:
     augment: AugmentConfig
     patch: tuple[int, int, int]
     out_depth: int
+    sharding: NamedSharding | None = None
 
     def training(self, key: jax.Array, batch: Batch) -> tuple[jax.Array, jax.Array]:
         """Source `[B, Z, Y, X, C]` and target `[B, out_depth, Y, X, C']`, augmented with `key`."""
         source, target = self._normalized(batch)
-        return augment(key, source, target, self.augment, self.patch, self.out_depth)
+        return self._spread(*augment(key, source, target, self.augment, self.patch, self.out_depth))
 
     def evaluation(self, batch: Batch) -> tuple[jax.Array, jax.Array]:
         """Source and target as in training, without augmentation."""
         source, target = self._normalized(batch)
-        return source, center_crop(target, (self.out_depth, *target.shape[2:4]))
+        return self._spread(source, center_crop(target, (self.out_depth, *target.shape[2:4])))
+
+    def _spread(self, *images: jax.Array) -> tuple[jax.Array, ...]:
+        if self.sharding is None:
+            return images
+        return tuple(jax.lax.with_sharding_constraint(image, self.sharding) for image in images)
 
     def _normalized(self, batch: Batch) -> tuple[jax.Array, jax.Array]:
         pair = []

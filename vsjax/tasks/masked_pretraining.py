@@ -34,9 +34,7 @@ class MaskedPretrainingTask(DescentTask):
         augment_key, dropout_key, mask_key = jax.random.split(key, 3)
         source, _ = self.inputs.training(augment_key, batch)
         mask, hidden = self._mask(mask_key, source)
-        return self.descend(
-            state, source, dropout_key, lambda output: jnp.mean(masked_mse(output, source, hidden)), mask=mask
-        )
+        return self.descend(state, source, (source, hidden), dropout_key, _mean_loss, mask=mask)
 
     def evaluate(self, state: TrainState, batch: Batch) -> dict[str, jax.Array]:
         """Per sample: `loss` `[B]`."""
@@ -60,3 +58,7 @@ class MaskedPretrainingTask(DescentTask):
         grid = (source.shape[2] // stride, source.shape[3] // stride)
         mask = random_mask(key, source.shape[0], grid, self.mask_ratio)
         return mask, enlarge_mask(mask, stride)
+
+
+def _mean_loss(restored: jax.Array, target: tuple[jax.Array, jax.Array]) -> jax.Array:
+    return jnp.mean(masked_mse(restored, *target))

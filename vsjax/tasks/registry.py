@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
+from jax.sharding import NamedSharding
 from ml_collections import ConfigDict
 
 from vsjax.data.augmentation import AugmentConfig
@@ -18,15 +19,19 @@ from vsjax.tasks.regression import RegressionTask
 from vsjax.tasks.task import Task
 
 
-def make_task(config: ConfigDict) -> Task:
+def make_task(config: ConfigDict, images: NamedSharding | None = None) -> Task:
     """The task that `config.task` names.
+
+    Args:
+        config: the experiment's.
+        images: how volumes `[B, Z, Y, X, C]` are spread over the devices.
 
     Raises:
         UserError: the task, a model setting or an augmentation does not exist, or sizes do not fit together.
     """
     if config.task not in TASKS:
         raise UserError(f"config.task={config.task!r} does not exist; choose one of {', '.join(TASKS)}")
-    task = TASKS[config.task](config)
+    task = TASKS[config.task](config, images)
     if config.train.best.split("/")[0] not in task.metrics:
         raise UserError(
             f"config.train.best={config.train.best!r} is not a metric of {config.task}; "
@@ -62,18 +67,18 @@ def complete_model(config: ConfigDict) -> dict[str, Any]:
     return settings
 
 
-def _regression(config: ConfigDict) -> RegressionTask:
+def _regression(config: ConfigDict, images: NamedSharding | None) -> RegressionTask:
     if not config.data.target:
         raise UserError('config.data.target is empty; name the stains, or set config.task="masked_pretraining"')
     if config.loss.ms_dssim:
         check_scales(tuple(config.data.patch)[1:], config.loss.scales)
-    return RegressionTask(**_network(config), loss=config.loss.to_dict())
+    return RegressionTask(**_network(config, images), loss=config.loss.to_dict())
 
 
-def _masked_pretraining(config: ConfigDict) -> MaskedPretrainingTask:
+def _masked_pretraining(config: ConfigDict, images: NamedSharding | None) -> MaskedPretrainingTask:
     if not 0 < config.mask_ratio < 1:
         raise UserError(f"config.mask_ratio={config.mask_ratio} must lie between 0 and 1")
-    network = _network(config)
+    network = _network(config, images)
     if not hasattr(network["model"], "mask_stride"):
         raise UserError(
             f'config.model.name={config.model.name!r} cannot be masked; config.task="masked_pretraining" needs "fcmae"'
@@ -81,7 +86,7 @@ def _masked_pretraining(config: ConfigDict) -> MaskedPretrainingTask:
     return MaskedPretrainingTask(**network, mask_ratio=config.mask_ratio)
 
 
-def _network(config: ConfigDict) -> dict[str, Any]:
+def _network(config: ConfigDict, images: NamedSharding | None) -> dict[str, Any]:
     """The network, its inputs and its optimiser, checked: what every task takes."""
     settings = complete_model(config)
     model = build_model(settings.pop("name"), config.dtype, **settings)
@@ -94,6 +99,7 @@ def _network(config: ConfigDict) -> dict[str, Any]:
         augment=AugmentConfig.from_config(config.augment),
         patch=patch,
         out_depth=getattr(model, "out_stack_depth", patch[0]),  # the others give as many slices as they see
+        sharding=images,
     )
     frozen = CHOICES[check_choice("freeze", config.init.freeze)]
     optimizer = make_optimizer(config.optim, config.train.steps, frozen)
@@ -103,6 +109,7 @@ def _network(config: ConfigDict) -> dict[str, Any]:
         "optimizer": optimizer,
         "average_decay": config.optim.average_decay,
         "frozen": frozen,
+        "accumulate": config.train.accumulate,
     }
 
 
@@ -117,7 +124,7 @@ def _check_divisible(field: str, patch: tuple[int, ...], divisors: tuple[int, ..
             )
 
 
-TASKS: dict[str, Callable[[ConfigDict], Task]] = {
+TASKS: dict[str, Callable[[ConfigDict, NamedSharding | None], Task]] = {
     "regression": _regression,
     "masked_pretraining": _masked_pretraining,
 }

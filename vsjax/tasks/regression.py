@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from vsjax import metrics
-from vsjax.losses import mixed_loss
+from vsjax.losses import mixed_loss, ms_ssim_ranges
 from vsjax.tasks.descent import DescentTask
 from vsjax.tasks.state import TrainState
 from vsjax.tasks.task import Batch
@@ -29,9 +29,13 @@ class RegressionTask(DescentTask):
         """One update; metrics are scalars: `loss` and the gradient's norm."""
         augment_key, dropout_key = jax.random.split(key)
         source, target = self.inputs.training(augment_key, batch)
-        return self.descend(
-            state, source, dropout_key, lambda prediction: jnp.mean(mixed_loss(prediction, target, **self.loss))
-        )
+        # The batch's, so that its parts see the same (`descend`).
+        ranges = ms_ssim_ranges(target, self.loss["scales"]) if self.loss["ms_dssim"] else None
+
+        def mean_loss(prediction: jax.Array, target: jax.Array) -> jax.Array:
+            return jnp.mean(mixed_loss(prediction, target, **self.loss, data_range=ranges))
+
+        return self.descend(state, source, target, dropout_key, mean_loss)
 
     def evaluate(self, state: TrainState, batch: Batch) -> dict[str, jax.Array]:
         """Per sample: `loss` `[B]`; `pearson`, `ssim` and `mae` `[B, C]`."""

@@ -5,7 +5,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-import jax
 from ml_collections import ConfigDict
 
 from vsjax.data.augmentation import AugmentConfig, oversized_patch
@@ -18,9 +17,11 @@ from vsjax.data.statistics import read_statistics
 
 @dataclass(frozen=True)
 class ExperimentData:
-    """Training and validation FOVs with their readers; `config` is the experiment's."""
+    """Training and validation FOVs with their readers; `config` is the experiment's, `rows` are those of every global
+    batch that this process reads."""
 
     config: ConfigDict
+    rows: tuple[int, ...]
     training_fields: list[FieldOfView]
     validation_fields: list[FieldOfView]
     sampler: CropSampler
@@ -29,7 +30,7 @@ class ExperimentData:
     validation_crops: list[Crop]
 
     def training(self, step: int) -> Iterator[Batch]:
-        """This process's blocks of the global batches from `step` on."""
+        """This process's rows of the global batches from `step` on."""
         data = self.config.data
         batches = training_batches(
             self.training_fields,
@@ -38,16 +39,14 @@ class ExperimentData:
             batch_size=data.batch_size,
             weights=data.weights,
             seed=self.config.seed,
-            process=jax.process_index(),
-            processes=jax.process_count(),
+            rows=self.rows,
         )
         return iterate_from(batches, step, threads=data.read_threads, prefetch=data.prefetch)
 
     def validation(self) -> Iterator[Batch]:
-        """This process's blocks of the validation batches, always the same."""
-        size, process, processes = self.config.data.batch_size, jax.process_index(), jax.process_count()
-        rows = slice(process * size // processes, (process + 1) * size // processes)
-        return evaluation_batches(self.validation_crops, self.validation_reader, size, rows)
+        """This process's rows of the validation batches, always the same."""
+        size = self.config.data.batch_size
+        return evaluation_batches(self.validation_crops, self.validation_reader, size, self.rows)
 
     def steps_per_epoch(self) -> int:
         """Steps that see as many patches as the training FOVs have z windows, over all time points: VisCy's epoch,
@@ -70,8 +69,12 @@ class ExperimentData:
         }
 
 
-def open_data(config: ConfigDict) -> ExperimentData:
+def open_data(config: ConfigDict, rows: tuple[int, ...] | None = None) -> ExperimentData:
     """Open the plates of `config.data`, split their FOVs and prepare the readers.
+
+    Args:
+        config: the experiment's.
+        rows: of each batch, those that this process reads; all by default.
 
     Raises:
         UserError: plates, channels, FOVs, statistics or sizes are not what the config says.
@@ -93,6 +96,7 @@ def open_data(config: ConfigDict) -> ExperimentData:
         CropSampler(validation, val_size)  # refuses a validation patch that is larger than an image
     return ExperimentData(
         config=config,
+        rows=tuple(range(data.batch_size)) if rows is None else rows,
         training_fields=training,
         validation_fields=validation,
         sampler=CropSampler(training, read_size, data.importance_channel or None, z_margins),

@@ -3,6 +3,7 @@
 Parallelism is by sharding alone: the step is one program, XLA's partitioner adds the communication."""
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,6 +14,11 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from vsjax.errors import UserError
 
 AXES = ("data", "fsdp", "space")
+_ROWS = ("data", "fsdp")  # the axes over which the samples of a batch are spread
+# Path of an array of the state -> whether its largest axis is spread over `fsdp`; the first that matches decides.
+# Moments of the optimiser and the moving average have the path of their parameter at the end of theirs.
+_RULES = ((re.compile(r"(^|/)kernel$"), True), (re.compile(r""), False))
+_WORTHWHILE = 2**10  # elements; a smaller array costs more to gather than to keep
 
 
 def make_mesh(sizes: Mapping[str, int], devices: Sequence[jax.Device] | None = None) -> Mesh:
@@ -41,13 +47,15 @@ def make_mesh(sizes: Mapping[str, int], devices: Sequence[jax.Device] | None = N
     return jax.make_mesh(tuple(shape), AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices)
 
 
-def check_batch(mesh: Mesh, batch_size: int, patch_y: int) -> None:
+def check_batch(mesh: Mesh, batch_size: int, patch_y: int, accumulate: int = 1) -> None:
     """Refuse a batch or a patch that does not divide over the mesh, naming both numbers."""
     groups = mesh.shape["data"] * mesh.shape["fsdp"]
-    if batch_size % groups:
+    if accumulate < 1 or batch_size % (groups * accumulate):
+        parts = f"{groups} devices (mesh data x fsdp)" + f" x {accumulate} parts (config.train.accumulate)" * (
+            accumulate != 1
+        )
         raise UserError(
-            f"config.data.batch_size={batch_size} does not divide over {groups} devices (mesh data x fsdp); "
-            f"set a multiple of {groups}"
+            f"config.data.batch_size={batch_size} does not divide over {parts}; set a multiple of {groups * accumulate}"
         )
     if patch_y % mesh.shape["space"]:
         raise UserError(
@@ -56,36 +64,64 @@ def check_batch(mesh: Mesh, batch_size: int, patch_y: int) -> None:
         )
 
 
-def array_sharding(mesh: Mesh, ndim: int) -> NamedSharding:
-    """Where an array of the batch lies: samples over `data` and `fsdp`; the Y axis of volumes `[B, Z, Y, X, C]` over
+def image_sharding(mesh: Mesh) -> NamedSharding:
+    """Where volumes `[B, Z, Y, X, C]` lie as a network computes on them: samples over `data` and `fsdp`, Y over
     `space`."""
-    rows = ("data", "fsdp")
-    return NamedSharding(mesh, PartitionSpec(rows, None, "space") if ndim == 5 else PartitionSpec(rows))
+    return NamedSharding(mesh, PartitionSpec(_ROWS, None, "space"))
 
 
-def put_batch(mesh: Mesh, batch: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:
-    """This process's rows of the batch as global arrays on the mesh."""
-    return {
-        name: jax.make_array_from_process_local_data(array_sharding(mesh, value.ndim), value)
-        for name, value in batch.items()
-    }
+def batch_rows(mesh: Mesh, batch_size: int) -> tuple[int, ...]:
+    """The rows of a global batch that the devices of this process hold, rising."""
+    slices = _row_sharding(mesh).addressable_devices_indices_map((batch_size,)).values()
+    return tuple(sorted({row for (rows,) in slices for row in range(batch_size)[rows]}))
+
+
+def put_batch(mesh: Mesh, batch: Mapping[str, np.ndarray], batch_size: int) -> dict[str, jax.Array]:
+    """The rows that this process has read (`batch_rows`) as global arrays of `batch_size` rows on the mesh.
+
+    The devices along `space` get the same rows whole: augmentation turns and shifts images, for which it needs all of
+    them. After it the plane is spread (`image_sharding`).
+    """
+    rows = batch_rows(mesh, batch_size)
+
+    def place(value: np.ndarray) -> jax.Array:
+        def shard(index: tuple[slice, ...]) -> np.ndarray:
+            wanted = range(batch_size)[index[0]]
+            first = rows.index(wanted[0])
+            return value[first : first + len(wanted)]
+
+        return jax.make_array_from_callback((batch_size, *value.shape[1:]), _row_sharding(mesh), shard)
+
+    return {name: place(value) for name, value in batch.items()}
 
 
 def state_shardings(mesh: Mesh, state: Any) -> Any:
-    """The sharding of every array of a state (given by `jax.eval_shape`): its largest axis that `fsdp` divides is
-    sharded, anything else is replicated. The rule looks at shapes, so the moments and the EMA follow the parameters."""
+    """The sharding of every array of a state (given by `jax.eval_shape`), by rules on its path: of kernels the largest
+    axis that `fsdp` divides is spread over it, everything else is replicated. Optimiser and moving average follow the
+    parameters."""
+    size = mesh.shape["fsdp"]
 
-    def leaf_sharding(leaf: jax.ShapeDtypeStruct) -> NamedSharding:
-        size = mesh.shape["fsdp"]
-        axes = [axis for axis, length in enumerate(leaf.shape) if length % size == 0 and length >= size]
-        if size == 1 or not axes or math.prod(leaf.shape) < 2**10:
-            return NamedSharding(mesh, PartitionSpec())
+    def leaf_sharding(path: tuple[Any, ...], leaf: jax.ShapeDtypeStruct) -> NamedSharding:
+        name = jax.tree_util.keystr(path, simple=True, separator="/")
+        spread = next(spread for pattern, spread in _RULES if pattern.search(name))
+        axes = [axis for axis, length in enumerate(leaf.shape) if length % size == 0]
+        if size == 1 or not spread or not axes or math.prod(leaf.shape) < _WORTHWHILE:
+            return replicated(mesh)
         largest = max(axes, key=lambda axis: leaf.shape[axis])
         return NamedSharding(mesh, PartitionSpec(*[("fsdp" if axis == largest else None) for axis in range(leaf.ndim)]))
 
-    return jax.tree.map(leaf_sharding, state)
+    return jax.tree_util.tree_map_with_path(leaf_sharding, state)
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
     """The sharding of an array that every device holds whole."""
     return NamedSharding(mesh, PartitionSpec())
+
+
+def bytes_per_device(state: Any) -> int:
+    """What one device holds of a tree of arrays."""
+    return sum(math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize for x in jax.tree.leaves(state))
+
+
+def _row_sharding(mesh: Mesh) -> NamedSharding:
+    return NamedSharding(mesh, PartitionSpec(_ROWS))

@@ -1,6 +1,7 @@
 """What a run is about to train, said once at its start."""
 
 import logging
+import time
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -9,8 +10,10 @@ from typing import Any
 import jax
 from clu import parameter_overview
 
+from vsjax.tasks.state import TrainState
 from vsjax.tasks.task import Task
 from vsjax.training.cost import multiply_adds
+from vsjax.training.mesh import bytes_per_device
 
 LOG = logging.getLogger(__name__)
 
@@ -31,3 +34,21 @@ def describe_model(task: Task, variables: Mapping[str, Any], batch: Mapping[str,
     LOG.info("%.2f G multiply-adds on an input of (Z, Y, X, C) = %s", work / 1e9, one.shape[1:])
     table = parameter_overview.get_parameter_overview(shapes["params"], include_stats=False)
     (workdir / "model.txt").write_text(f"{table}\n{work:,} multiply-adds on (Z, Y, X, C) = {one.shape[1:]}\n")
+
+
+def compile_step(step: Any, state: TrainState, batch: Mapping[str, jax.Array]) -> jax.stages.Compiled:
+    """Compile the jitted training step ahead of its first call, and log how long that took and what memory each device
+    needs: parameters (with their moving average and running statistics), optimiser, and what the step computes in
+    between, by XLA's own account."""
+    start = time.monotonic()
+    compiled = step.lower(state, batch).compile()
+    LOG.info("training step compiled in %.1f s", time.monotonic() - start)
+    account = compiled.memory_analysis()
+    sizes = {
+        "parameters": bytes_per_device((state.variables, state.average)),
+        "optimiser": bytes_per_device(state.optimizer),
+        "activations and gradients": account.temp_size_in_bytes if account else None,
+    }
+    parts = ", ".join(f"{name} {'unknown' if size is None else f'{size:,}'}" for name, size in sizes.items())
+    LOG.info("bytes on each of %d devices: %s", len(jax.tree.leaves(state)[0].sharding.device_set), parts)
+    return compiled
