@@ -3,6 +3,8 @@
 python -m vsjax.train --config configs/vsneuromast.py --workdir runs/neuromast \\
     --config.init.checkpoint=runs/neuromast_15 \\
     --config.data.plates="('3dpf.zarr', '3dpf_cropped.zarr', '6dpf.zarr', '6dpf_cropped.zarr')"
+
+The stem's kernel and the decoder's last stage depend on the depth and begin at random; the run's log names them.
 """
 
 from ml_collections import ConfigDict

@@ -13,12 +13,14 @@ from configs.common import base_config, paper_augmentation, shrink
 
 def get_config(mode: str = "") -> ConfigDict:
     """The experiment; `mode` "debug" shrinks network, patch and steps."""
-    # The paper does not give this stem: three patches in depth, as the published 21 slices have with (7, 4, 4).
+    # The paper does not give this stem. Three patches in depth, as the published 21 slices have with (7, 4, 4): what
+    # the encoder learns of the upper, middle and lower third stays true in the next step.
     config = base_config("unext2", backbone="convnextv2_tiny", stem_kernel_size=(5, 4, 4), head_pool=True)
     config.data.target = ("nuclei", "membrane")
     config.data.patch = (15, 384, 384)
     config.data.batch_size = 24  # "6 from each dataset" of four
-    # The paper crops by weight only in the plates cut out around neuromasts; here in all, which whole fields need more.
+    # The paper crops by weight (which channel's is not said) only where plates are cut out around neuromasts; here the
+    # setting is one for all plates.
     config.data.importance_channel = "nuclei"
     config.data.source_normalization.update(level="fov", statistic="median_iqr")
     # Of the targets the paper says only that the protocol is VSCyto3D's.
