@@ -131,3 +131,15 @@ def small_data_augmentation(intensity_scale: float) -> dict[str, Any]:
         "blur_probability": 0.5,
         "noise_probability": 0.5,
     }
+
+
+def shrink(config: ConfigDict, patch: tuple[int, int, int]) -> None:
+    """The `debug` form of a recipe, beside a smaller network: a minute on two cores, on a plate of `vsjax.simulate`.
+    The augmentation stays; it reads crops of up to 2.3 times the patch."""
+    config.dtype = "float32"
+    config.data.source = ("BF",)
+    config.data.patch = patch
+    config.data.batch_size = 2
+    config.loss.scales = 2
+    config.optim.update(warmup_steps=2, warmup_epochs=0)
+    config.train.update(steps=20, epochs=0, log_every=5, validate_every=10, save_every=10)

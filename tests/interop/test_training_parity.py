@@ -62,5 +62,7 @@ def test_eight_steps_follow_pytorch(weights):
         losses.append(float(metrics["loss"]))
     differences = np.abs(np.array(losses) / THEIRS["losses"] - 1)
     print("relative differences from PyTorch, before each step and after the last:", differences)
-    np.testing.assert_array_less(differences, 1e-3)
+    # 1e-3 is asked for, 3e-5 measured; a beta2 of .99 makes 6e-4, an epsilon of 1e-6 4e-3. The decay is too small to be
+    # seen in eight steps: tests/tasks/test_optimizer.py checks it by hand.
+    np.testing.assert_array_less(differences, 3e-4)
     assert differences[0] < 1e-5  # before anything is learned, rounding only

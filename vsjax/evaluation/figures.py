@@ -112,6 +112,28 @@ def scale_bar_um(width_um: float) -> float:
     return float(power * max(step for step in (1, 2, 5) if step * power <= width_um / 3 * (1 + 1e-9)))
 
 
+def draw_scale_bar(axis: Axes, shape: tuple[int, int], pixel_size_um: float) -> None:
+    """A white bar with its length in µm at the lower right of an image of `shape` (Y, X); pixel size in X."""
+    height, width = shape
+    length_um = scale_bar_um(width * pixel_size_um)
+    length = length_um / pixel_size_um
+    right, bottom = width * 0.96, height * 0.95
+    outline = [withStroke(linewidth=3.5, foreground="black")]
+    axis.plot([right - length, right], [bottom, bottom], color="white", linewidth=2.5, solid_capstyle="butt",
+              path_effects=[withStroke(linewidth=4, foreground="black")])  # fmt: skip
+    axis.text(right - length / 2, bottom - 0.02 * height, f"{length_um:g} µm", color="white", ha="center", va="bottom",
+              fontsize=9, fontweight="bold", path_effects=outline)  # fmt: skip
+    axis.set_xlim(-0.5, width - 0.5)
+    axis.set_ylim(height - 0.5, -0.5)
+
+
+def contrast_limits(image: np.ndarray, low: float, high: float) -> tuple[float, float]:
+    """Robust contrast limits; a constant or non-finite image gets some that can be drawn."""
+    finite = image[np.isfinite(image)]
+    bottom, top = (float(v) for v in np.percentile(finite, [low, high])) if finite.size else (0.0, 1.0)
+    return (bottom, top) if top > bottom else (bottom - 0.5, bottom + 0.5)
+
+
 def _strip(axis: Axes, rows: Sequence[Row], name: str, positions: Sequence[str], channels: Sequence[str]) -> None:
     place = {position: index for index, position in enumerate(positions)}
     values = np.array([row[name] for row in rows], dtype=np.float64)
@@ -141,10 +163,10 @@ def _label_positions(axis: Axes, positions: Sequence[str]) -> None:
 
 
 def _draw_panel(axes: Sequence[Axes], panel: Panel) -> None:
-    low, high = _limits(panel.target, 1, 99.8)
+    low, high = contrast_limits(panel.target, 1, 99.8)
     half = (high - low) / 2
     images = (
-        (panel.source, "gray", _limits(panel.source, 0.5, 99.5)),
+        (panel.source, "gray", contrast_limits(panel.source, 0.5, 99.5)),
         (panel.target, "gray", (low, high)),
         (panel.prediction, "gray", (low, high)),
         (panel.prediction - panel.target, "RdBu_r", (-half, half)),
@@ -160,28 +182,7 @@ def _draw_panel(axes: Sequence[Axes], panel: Panel) -> None:
         axis.set_yticks([])
         axis.spines[:].set_visible(False)
     axes[0].set_ylabel(panel.label, fontsize=9)
-    _scale_bar(axes[0], panel)
-
-
-def _scale_bar(axis: Axes, panel: Panel) -> None:
-    height, width = panel.source[panel.view].shape
-    length_um = scale_bar_um(width * panel.pixel_size_um[1])
-    length = length_um / panel.pixel_size_um[1]
-    right, bottom = width * 0.96, height * 0.95
-    outline = [withStroke(linewidth=3.5, foreground="black")]
-    axis.plot([right - length, right], [bottom, bottom], color="white", linewidth=2.5, solid_capstyle="butt",
-              path_effects=[withStroke(linewidth=4, foreground="black")])  # fmt: skip
-    axis.text(right - length / 2, bottom - 0.02 * height, f"{length_um:g} µm", color="white", ha="center", va="bottom",
-              fontsize=9, fontweight="bold", path_effects=outline)  # fmt: skip
-    axis.set_xlim(-0.5, width - 0.5)
-    axis.set_ylim(height - 0.5, -0.5)
-
-
-def _limits(image: np.ndarray, low: float, high: float) -> tuple[float, float]:
-    """Robust contrast limits; a constant or non-finite image gets some that can be drawn."""
-    finite = image[np.isfinite(image)]
-    bottom, top = (float(v) for v in np.percentile(finite, [low, high])) if finite.size else (0.0, 1.0)
-    return (bottom, top) if top > bottom else (bottom - 0.5, bottom + 0.5)
+    draw_scale_bar(axes[0], panel.source[panel.view].shape, panel.pixel_size_um[1])
 
 
 def _save(figure: Figure, path: Path) -> None:

@@ -1,0 +1,117 @@
+"""What the stages of a network see: the features of each, reduced to three principal components and shown as colours.
+
+Liu et al. 2025, "Model visualization": every XY pixel of a stage's output is a sample, its dimensions the channels.
+"""
+
+import re
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax
+import numpy as np
+
+from vsjax.errors import UserError
+
+COMPONENTS = 8  # as in the paper; the first three are shown
+LIMITS = (1, 99)  # percentiles of a component that become black and full colour: a border's few pixels do not decide
+# The convolutional stages of every network, as `models/` names them. FNet3D's down_0 and up_0 are single convolutions.
+_STAGE = re.compile(r"(encoder|decoder|down|up)_\d+|decoder/stage_\d+|bottom|bottleneck")
+_NO_SIGNAL = 1e-10  # of the total variance: a component with less is rounding
+
+
+def stage_names(model: nn.Module, variables: Any, window: np.ndarray) -> list[str]:
+    """Names of the convolutional stages in the order in which they are computed; nothing is computed.
+
+    model, variables: the network; window: `[1, Z, Y, X, C]`, of whose shape only.
+    """
+    order: list[str] = []
+    jax.eval_shape(lambda v, x: _apply(model, v, x, _note(order)), variables, window)
+    stages = [name for name in order if _STAGE.fullmatch(name)]
+    blocks = any(name.startswith("encoder_") for name in stages)
+    return [name for name in stages if not (blocks and name.startswith(("down_", "up_")))]
+
+
+def capture_features(
+    model: nn.Module, variables: Any, window: np.ndarray, stages: Sequence[str]
+) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """Apply a network once and keep what its stages put out.
+
+    Args:
+        model, variables: the network.
+        window: `[1, Z, Y, X, C]`, normalised.
+        stages: modules by their path, such as "encoder_0" or "decoder/stage_1"; any module with an output will do.
+
+    Returns:
+        The features of each stage, `[Y, X, C]` or `[Z, Y, X, C]` at the stage's own resolution, and the prediction
+        `[Z', Y, X, C']`, float32.
+
+    Raises:
+        UserError: the network has no such stage.
+    """
+    order: list[str] = []
+    jax.eval_shape(lambda v, x: _apply(model, v, x, _note(order)), variables, window)
+    for name in stages:
+        if name not in order:
+            raise UserError(
+                f"--stages {name}: the network has no such stage; its stages are "
+                f"{', '.join(stage_names(model, variables, window))}"
+            )
+    keep = jax.jit(lambda v, x: _apply(model, v, x, lambda module, _: "/".join(module.path) in stages))
+    prediction, captured = keep(variables, window)
+    features = {}
+    for name in stages:
+        node = captured["intermediates"]
+        for part in name.split("/"):
+            node = node[part]
+        features[name] = np.asarray(node["__call__"][0][0], np.float32)
+    return features, np.asarray(prediction[0], np.float32)
+
+
+def principal_components(features: np.ndarray, count: int = COMPONENTS) -> tuple[np.ndarray, np.ndarray]:
+    """Principal components of a feature map, each pixel a sample.
+
+    Args:
+        features: `[Y, X, C]`.
+        count: how many.
+
+    Returns:
+        The components `[Y, X, count]`, by falling variance, and each one's share of the total variance `[count]`; zeros
+        where the features have fewer dimensions. The sign makes each component's largest weight positive.
+    """
+    samples = features.reshape(-1, features.shape[-1]).astype(np.float64)
+    centred = samples - samples.mean(axis=0)
+    variances, weights = np.linalg.eigh(centred.T @ centred)
+    variances, weights = variances[::-1][:count], weights[:, ::-1][:, :count]
+    total = np.square(centred).sum()
+    largest = np.take_along_axis(weights, np.abs(weights).argmax(axis=0)[None], axis=0)
+    signal = variances > _NO_SIGNAL * total
+    components = np.where(signal, centred @ (weights * np.sign(largest)), 0)
+    shares = np.where(signal, variances, 0) / (total or 1)
+    missing = count - len(variances)
+    components, shares = np.pad(components, ((0, 0), (0, missing))), np.pad(shares, (0, missing))
+    return components.reshape(*features.shape[:-1], count).astype(np.float32), shares
+
+
+def to_rgb(components: np.ndarray) -> np.ndarray:
+    """The first three components `[Y, X, count]` as red, green and blue `[Y, X, 3]` in [0, 1], each by its own range;
+    a constant one is black."""
+    shown = components[..., :3].astype(np.float64)
+    low, high = np.percentile(shown, LIMITS, axis=(0, 1))
+    scale = np.where(high > low, high - low, np.inf)
+    return np.clip((shown - low) / scale, 0, 1)
+
+
+def _apply(model: nn.Module, variables: Any, x: Any, keep: Callable[[nn.Module, str], bool]) -> Any:
+    return model.apply(variables, x, train=False, capture_intermediates=keep, mutable=["intermediates"])
+
+
+def _note(order: list[str]) -> Callable[[nn.Module, str], bool]:
+    """A filter that keeps nothing and writes down the modules' paths as they are called."""
+
+    def keep(module: nn.Module, method: str) -> bool:
+        if method == "__call__" and module.path:
+            order.append("/".join(module.path))
+        return False
+
+    return keep
