@@ -3,14 +3,16 @@
 import os
 from pathlib import Path
 
+import jax
 import pytest
 
 from vsjax.data.plate import open_plate
 from vsjax.data.statistics import write_statistics
 from vsjax.simulate import SimulationConfig, write_plate
 
-# Before JAX is imported: the programs that tests start share what XLA compiled.
+# Tests and the programs that they start share what XLA compiled.
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(__file__).resolve().parents[1] / ".pytest_cache" / "xla"))
+jax.config.update("jax_compilation_cache_dir", os.environ["JAX_COMPILATION_CACHE_DIR"])
 
 
 @pytest.fixture(scope="session")

@@ -5,6 +5,7 @@ imported."""
 
 import importlib
 import math
+import os
 import re
 from functools import partial
 
@@ -13,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict
+from jax.experimental.compilation_cache import compilation_cache
 
 from vsjax.data.augment_config import AugmentConfig
 from vsjax.data.augmentation import oversized_patch
@@ -179,11 +181,18 @@ STEPS = 3
 
 @pytest.fixture(scope="module", autouse=True)
 def quick_compilation():
-    """Three steps of a small network are not worth XLA's optimisation, which takes three times as long."""
-    before = jax.config.read("jax_disable_most_optimizations")
-    jax.config.update("jax_disable_most_optimizations", True)
+    """Three steps of a small network are not worth XLA's optimisation, which takes three times as long; and a recipe
+    that is trained twice, with and without a checkpoint, is compiled once."""
+    before = jax.config.read("jax_disable_most_optimizations"), jax.config.jax_compilation_cache_dir
+    set_up_compilation(True, os.environ["JAX_COMPILATION_CACHE_DIR"])
     yield
-    jax.config.update("jax_disable_most_optimizations", before)
+    set_up_compilation(*before)
+
+
+def set_up_compilation(quick, cache):
+    jax.config.update("jax_disable_most_optimizations", quick)
+    jax.config.update("jax_compilation_cache_dir", cache)
+    compilation_cache.reset_cache()  # it looks for its folder only once
 
 
 def run(name, plate, workdir, **changes):

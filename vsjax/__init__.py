@@ -1,6 +1,6 @@
 """Virtual staining of label-free microscopy in JAX/Flax.
 
-The programs are `python -m vsjax.{simulate,preprocess,train,predict,evaluate}`; `vsjax.load` gives a predictor.
+The programs are `python -m vsjax.{simulate,preprocess,train,predict,evaluate,convert}`; `vsjax.load` gives a predictor.
 """
 
 from typing import TYPE_CHECKING, Literal
