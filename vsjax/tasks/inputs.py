@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import jax
-from jax.sharding import NamedSharding
+from jax.sharding import NamedSharding, PartitionSpec
 
 from vsjax.data.augmentation import AugmentConfig, augment, center_crop
 from vsjax.data.normalization import Normalization, normalize, patch_location_scale
@@ -42,8 +42,12 @@ class Inputs:
         return self._spread(source, center_crop(target, (self.out_depth, *target.shape[2:4])))
 
     def _spread(self, *images: jax.Array) -> tuple[jax.Array, ...]:
+        """First whole images, then their parts: otherwise XLA spreads the augmentation too, which turns and shifts
+        images and would send most of them from device to device."""
         if self.sharding is None:
             return images
+        whole = NamedSharding(self.sharding.mesh, PartitionSpec(self.sharding.spec[0]))
+        images = tuple(jax.lax.with_sharding_constraint(image, whole) for image in images)
         return tuple(jax.lax.with_sharding_constraint(image, self.sharding) for image in images)
 
     def _normalized(self, batch: Batch) -> tuple[jax.Array, jax.Array]:

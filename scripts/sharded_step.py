@@ -1,0 +1,99 @@
+"""The training step of a small network on some of the fake devices: what the comparisons of meshes share.
+
+The process that imports this has set XLA_FLAGS=--xla_force_host_platform_device_count before."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from configs.common import base_config, small_data_augmentation
+from vsjax.data.augmentation import AugmentConfig, oversized_patch
+from vsjax.models.unext2 import BACKBONES
+from vsjax.tasks.registry import complete_model, make_task
+from vsjax.training.keys import named_key, step_key
+from vsjax.training.mesh import image_sharding, make_mesh, put_batch, replicated, state_shardings
+
+BACKBONES["small"] = ((1, 1, 1, 1), (8, 16, 24, 32))  # known to this process only
+NETWORKS = {
+    "unext2": {"backbone": "small", "head_expansion_ratio": 1, "drop_path_rate": 0.1, "head_pool": True},
+    "fcmae": {"encoder_blocks": (1, 1, 1, 1), "dims": (8, 16, 24, 32), "encoder_drop_path_rate": 0.1},
+}
+ATTO = {
+    "unext2": {"backbone": "convnextv2_atto", "head_pool": True},
+    "fcmae": {"encoder_blocks": (2, 2, 6, 2), "dims": (40, 80, 160, 320)},
+}
+MESHES = ((8, 1, 1), (1, 8, 1), (2, 2, 2), (1, 1, 8))  # data, fsdp, space
+
+
+@dataclass(frozen=True)
+class ShardedStep:
+    """A compiled training step with what it takes: `step(state, batch) -> (state, metrics)`."""
+
+    compiled: jax.stages.Compiled
+    state: Any
+    batches: tuple[Mapping[str, jax.Array], ...]
+
+    def losses(self, steps: int) -> np.ndarray:
+        """The loss of each of so many steps, float64 `[steps]`; the state is used up."""
+        state, values = self.state, []
+        for number in range(steps):
+            state, metrics = self.compiled(state, self.batches[number % len(self.batches)])
+            values.append(metrics["loss"])
+        return np.array(jax.device_get(values), np.float64)
+
+
+def small_config(network: str, patch: tuple[int, int, int], **model: Any) -> ConfigDict:
+    """An experiment with this network: UNeXt2 learns two stains, FCMAE what was hidden from it. A batch of 8."""
+    config = base_config(network, **(NETWORKS[network] | model))
+    config.task = "masked_pretraining" if network == "fcmae" else "regression"
+    config.data.patch = patch
+    config.data.target = () if network == "fcmae" else ("nuclei", "membrane")
+    for role in ("source", "target"):
+        config.data[f"{role}_normalization"].level = "none"
+    config.loss.scales = 2
+    config.augment.update(small_data_augmentation(0.3))
+    if patch[1] != patch[2]:  # a quarter turn would change the shape
+        config.augment.update(rotation="any", rotation_probability=0.0, flip_y_probability=0.5)
+    config.optim.update(learning_rate=1e-3, warmup_steps=5)
+    config.train.steps = 50
+    return config
+
+
+def synthetic_batch(config: ConfigDict, number: int) -> dict[str, np.ndarray]:
+    """Smooth noise as the image, and two functions of it as the stains."""
+    rng = np.random.default_rng(number)
+    size = config.data.batch_size
+    crop = oversized_patch(AugmentConfig.from_config(config.augment), tuple(config.data.patch))
+    source = rng.normal(size=(size, *crop, 1))
+    for axis in (2, 3):
+        source = sum(np.roll(source, shift, axis) for shift in range(-3, 4)) / np.sqrt(7)
+    target = np.concatenate([np.tanh(2 * source), np.abs(source)], axis=-1)[..., : len(config.data.target)]
+    batch = {"source": source, "target": target}
+    for role, image in tuple(batch.items()):
+        batch[f"{role}_location"] = np.zeros((size, image.shape[-1]))
+        batch[f"{role}_scale"] = np.ones((size, image.shape[-1]))
+    return {name: value.astype(np.float32) for name, value in batch.items()}
+
+
+def compile_sharded(config: ConfigDict, sizes: tuple[int, int, int], pool: int = 4) -> ShardedStep:
+    """The step of `vsjax.train` on the first devices, in a mesh of `sizes` (data, fsdp, space), and `pool` batches."""
+    config = ConfigDict(config.to_dict())
+    config.model.update(complete_model(config))
+    devices = jax.devices()[: int(np.prod(sizes))]
+    mesh = make_mesh(dict(zip(("data", "fsdp", "space"), sizes, strict=True)), devices)
+    task = make_task(config, image_sharding(mesh))
+    batches = tuple(put_batch(mesh, synthetic_batch(config, i), config.data.batch_size) for i in range(pool))
+    init = partial(task.init, named_key(config.seed, "init"))
+    shardings = state_shardings(mesh, jax.eval_shape(init, batches[0]))
+    state = jax.device_put(jax.jit(init)(synthetic_batch(config, 0)), shardings)
+
+    @partial(jax.jit, donate_argnums=0, out_shardings=(shardings, replicated(mesh)))
+    def step(state: Any, batch: Mapping[str, jax.Array]) -> tuple[Any, dict[str, jax.Array]]:
+        return task.step(state, batch, step_key(config.seed, "train", state.step))
+
+    return ShardedStep(step.lower(state, batches[0]).compile(), state, batches)
