@@ -8,6 +8,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
+from jax.sharding import NamedSharding, PartitionSpec
 
 from vsjax.tasks.inputs import Inputs
 from vsjax.tasks.parts import is_in
@@ -68,7 +69,7 @@ class DescentTask:
 
             def loss_of(params: Any) -> tuple[jax.Array, dict[str, Any]]:
                 prediction, updated = self.model.apply(
-                    {"params": self._without_gradient(params), **others},
+                    {"params": self._for_gradient(params), **others},
                     source,
                     train=True,
                     rngs={"dropout": key},
@@ -103,8 +104,12 @@ class DescentTask:
             batch,
         )
 
-    def _without_gradient(self, params: Any) -> Any:
-        """The parameters, the frozen ones such that no gradient is computed for them."""
+    def _for_gradient(self, params: Any) -> Any:
+        """The parameters whole on every device, the frozen ones such that no gradient is computed for them. Where they
+        are spread over `fsdp` (`training/mesh.py`), XLA would otherwise rather move activations to their parts."""
+        if self.inputs.sharding is not None:
+            whole = NamedSharding(self.inputs.sharding.mesh, PartitionSpec())
+            params = jax.lax.with_sharding_constraint(params, whole)
         if not self.frozen:
             return params
         stays = is_in(self.frozen, params)
