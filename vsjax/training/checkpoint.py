@@ -64,6 +64,7 @@ class CheckpointStore:
         manager = self._managers[kind]
         if step in manager.all_steps():  # a resumed run reaches a step that it had saved before it was killed
             return
+        self.wait()  # several processes can save one thing at a time: Orbax names its barriers after nothing
         items = {name: ocp.args.StandardSave(tree) for name, tree in trees.items() if jax.tree.leaves(tree)}
         record = {"vsjax_version": __version__, "step": step, **description}
         manager.save(step, args=ocp.args.Composite(description=ocp.args.JsonSave(record), **items), force=True)
