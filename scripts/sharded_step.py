@@ -2,6 +2,7 @@
 
 The process that imports this has set XLA_FLAGS=--xla_force_host_platform_device_count before."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -9,25 +10,32 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.sharding import NamedSharding
 from ml_collections import ConfigDict
 
 from configs.common import base_config, small_data_augmentation
 from vsjax.data.augmentation import AugmentConfig, oversized_patch
 from vsjax.models.unext2 import BACKBONES
 from vsjax.tasks.registry import complete_model, make_task
+from vsjax.tasks.task import Task
 from vsjax.training.keys import named_key, step_key
 from vsjax.training.mesh import image_sharding, make_mesh, put_batch, replicated, state_shardings
 
 BACKBONES["small"] = ((1, 1, 1, 1), (8, 16, 24, 32))  # known to this process only
 NETWORKS = {
-    "unext2": {"backbone": "small", "head_expansion_ratio": 1, "drop_path_rate": 0.1, "head_pool": True},
+    "unext2": {
+        "backbone": "small",
+        "head_expansion_ratio": 1,
+        "decoder_conv_blocks": 1,
+        "drop_path_rate": 0.1,
+        "head_pool": True,
+    },
     "fcmae": {"encoder_blocks": (1, 1, 1, 1), "dims": (8, 16, 24, 32), "encoder_drop_path_rate": 0.1},
 }
 ATTO = {
     "unext2": {"backbone": "convnextv2_atto", "head_pool": True},
     "fcmae": {"encoder_blocks": (2, 2, 6, 2), "dims": (40, 80, 160, 320)},
 }
-MESHES = ((8, 1, 1), (1, 8, 1), (2, 2, 2), (1, 1, 8))  # data, fsdp, space
 
 
 @dataclass(frozen=True)
@@ -80,20 +88,36 @@ def synthetic_batch(config: ConfigDict, number: int) -> dict[str, np.ndarray]:
     return {name: value.astype(np.float32) for name, value in batch.items()}
 
 
-def compile_sharded(config: ConfigDict, sizes: tuple[int, int, int], pool: int = 4) -> ShardedStep:
-    """The step of `vsjax.train` on the first devices, in a mesh of `sizes` (data, fsdp, space), and `pool` batches."""
-    config = ConfigDict(config.to_dict())
-    config.model.update(complete_model(config))
-    devices = jax.devices()[: int(np.prod(sizes))]
+def initial_state(config: ConfigDict) -> Any:
+    """The state before the first step, on one device."""
+    task = _task(config)
+    return jax.jit(partial(task.init, named_key(config.seed, "init")))(synthetic_batch(config, 0))
+
+
+def compile_sharded(config: ConfigDict, sizes: tuple[int, int, int], initial: Any, pool: int = 4) -> ShardedStep:
+    """The step of `vsjax.train` on the first devices.
+
+    Args:
+        config: from `small_config`.
+        sizes: of the mesh: data, fsdp, space.
+        initial: from `initial_state`; it is copied.
+        pool: batches, which the steps take in turn.
+    """
+    devices = jax.devices()[: math.prod(sizes)]
     mesh = make_mesh(dict(zip(("data", "fsdp", "space"), sizes, strict=True)), devices)
-    task = make_task(config, image_sharding(mesh))
+    task = _task(config, image_sharding(mesh))
     batches = tuple(put_batch(mesh, synthetic_batch(config, i), config.data.batch_size) for i in range(pool))
-    init = partial(task.init, named_key(config.seed, "init"))
-    shardings = state_shardings(mesh, jax.eval_shape(init, batches[0]))
-    state = jax.device_put(jax.jit(init)(synthetic_batch(config, 0)), shardings)
+    shardings = state_shardings(mesh, initial)
+    state = jax.device_put(jax.tree.map(np.asarray, initial), shardings)
 
     @partial(jax.jit, donate_argnums=0, out_shardings=(shardings, replicated(mesh)))
     def step(state: Any, batch: Mapping[str, jax.Array]) -> tuple[Any, dict[str, jax.Array]]:
         return task.step(state, batch, step_key(config.seed, "train", state.step))
 
     return ShardedStep(step.lower(state, batches[0]).compile(), state, batches)
+
+
+def _task(config: ConfigDict, images: NamedSharding | None = None) -> Task:
+    config = ConfigDict(config.to_dict())
+    config.model.update(complete_model(config))
+    return make_task(config, images)
