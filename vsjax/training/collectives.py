@@ -11,9 +11,10 @@ _BITS = {"pred": 8, "token": 0, "bf16": 16}  # the other types say it themselves
 # `%name = TYPE operation(`, where TYPE is one array or a tuple of arrays.
 _INSTRUCTION = re.compile(
     rf"^\s*(?:ROOT )?%?(?P<name>[\w.-]+) = (?P<type>\(.*?\)|\S+) (?P<operation>{'|'.join(OPERATIONS)})"
-    r"(?P<form>-start|-done)?\((?P<operands>[^)]*)"
+    r"(?P<form>-start|-done)?\((?P<rest>.*)"
 )
 _ARRAY = re.compile(r"\b([a-z]+\d*[a-z0-9]*)\[([\d,]*)\]")
+_OPERAND = re.compile(r"%([\w.-]+)")
 _SOURCE = re.compile(r'op_name="([^"]*)"')
 
 
@@ -68,8 +69,7 @@ def read_collectives(text: str) -> list[Collective]:
             sources[match["name"]] = source
             continue
         if match["form"] == "-done":
-            started = match["operands"].split()[-1].lstrip("%")
-            source = source or sources.get(started, "")
+            source = source or next((sources[one] for one in _OPERAND.findall(match["rest"]) if one in sources), "")
         arrays = tuple(
             Array(dtype, tuple(int(size) for size in shape.split(",") if size))
             for dtype, shape in _ARRAY.findall(match["type"])
