@@ -47,12 +47,15 @@ class ShardedStep:
     batches: tuple[Mapping[str, jax.Array], ...]
 
     def losses(self, steps: int) -> np.ndarray:
-        """The loss of each of so many steps, float64 `[steps]`; the state is used up."""
+        """The loss of each of so many steps, float64 `[steps]`; the state is used up.
+
+        Each step is waited for: fake devices share the threads of one CPU, and two steps at once can block each other.
+        """
         state, values = self.state, []
         for number in range(steps):
             state, metrics = self.compiled(state, self.batches[number % len(self.batches)])
-            values.append(metrics["loss"])
-        return np.array(jax.device_get(values), np.float64)
+            values.append(float(jax.block_until_ready((state, metrics))[1]["loss"]))
+        return np.array(values)
 
 
 def small_config(network: str, patch: tuple[int, int, int], **model: Any) -> ConfigDict:
