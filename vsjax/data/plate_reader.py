@@ -96,9 +96,11 @@ class Plate:
         """All positions' names. UserError at a well that is missing. `iter_position_names` does not hold them all."""
         return tuple(self.iter_position_names())
 
-    def positions(self) -> Iterator[Position]:
-        """The positions in the plate's order; their documents are fetched a few ahead, their pixels are not."""
-        return _ahead(self._position(name).prefetch() for name in self.iter_position_names())
+    def positions(self, start: int = 0, step: int = 1) -> Iterator[Position]:
+        """Every `step`-th position from number `start` on, in the plate's order; their documents are fetched a few
+        ahead, their pixels are not."""
+        names = itertools.islice(self.iter_position_names(), start, None, step)
+        return _ahead(self._position(name).prefetch() for name in names)
 
     def __len__(self) -> int:
         return len(self.position_names)

@@ -5,7 +5,8 @@ positions can be created from several processes once the plate knows their names
 """
 
 import os
-from collections.abc import Iterable, Sequence
+import sys
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ def create_plate(
     is_hcs: bool = True,
     overwrite: bool = False,
     resume: bool = False,
-    position_names: Sequence[str] = (),
+    position_names: Iterable[str] = (),
     attributes: dict[str, Any] | None = None,
 ) -> "PlateWriter":
     """Begin a new plate, or a single image (`is_hcs=False`), or go on with one.
@@ -42,8 +43,8 @@ def create_plate(
         is_hcs: a plate of wells; otherwise one image, whose only position is named "0".
         overwrite: delete what is there first. Only a plate or an image is deleted, never anything else.
         resume: go on with what is there, if it is of the same kind and version; create it where there is nothing.
-        position_names: "row/column/field" names to register at once. Several processes can then create these
-            positions without touching the plate's own documents.
+        position_names: "row/column/field" names to register at once; iterated more than once, not kept. Several
+            processes can then create these positions without touching the plate's own documents.
         attributes: further zarr attributes of the top, such as who made it.
 
     Raises UserError where something is in the way, for a bad name or version.
@@ -67,6 +68,7 @@ def create_plate(
     writer = PlateWriter(group, ngff_version, is_hcs)
     if is_hcs:
         writer._register(position_names, is_new=True)
+        writer._know_listed()
     return writer
 
 
@@ -94,7 +96,7 @@ def _delete_hierarchy(store: Store) -> None:
 
 
 def _continue(
-    store: Store, version: str, is_hcs: bool, position_names: Sequence[str], attributes: dict[str, Any] | None
+    store: Store, version: str, is_hcs: bool, position_names: Iterable[str], attributes: dict[str, Any] | None
 ) -> "PlateWriter":
     group, old = open_top(store)
     ome, found = ngff.ome_attributes(old, group.zarr_format, group.where)
@@ -112,7 +114,9 @@ def _continue(
         group.update(lambda now: {**now, **attributes})
     writer = PlateWriter(group, version, is_hcs)
     if is_hcs:
-        writer.register(position_names)
+        if position_names or "plate" not in ome:
+            writer._register(position_names, is_new=False)
+        writer._know_listed()
     return writer
 
 
@@ -138,7 +142,8 @@ class PlateWriter:
         self.url = group.store.url
         self.ngff_version = ngff_version
         self.is_hcs = is_hcs
-        self._registered: set[str] = set()
+        self._registered: set[str] = set()  # those that were registered one by one
+        self._listed: Plate | None = None  # knows those that were registered at once, without holding them
 
     @property
     def plate(self) -> Plate:
@@ -147,25 +152,34 @@ class PlateWriter:
 
     def write_attribute(self, key: str, value: Any) -> None:
         """Set one attribute at the top; the others stay as they are. Atomic."""
-        self._group.update(lambda attributes: {**attributes, key: value})
+        self.update_attribute(key, lambda old: value)
+
+    def update_attribute(self, key: str, change: Callable[[Any], Any]) -> Any:
+        """Replace one attribute at the top by `change(old)`, atomically, no other writer's change lost; return it."""
+        return self._group.update(lambda attributes: {**attributes, key: change(attributes.get(key))})[key]
 
     def register(self, position_names: Sequence[str]) -> None:
         """Put names into the plate's and the wells' lists, after those that are there. UserError for a bad name."""
-        self._register(position_names, is_new=False)
+        self._register([name for name in position_names if not self._is_registered(name)], is_new=False)
+        self._registered.update(position_names)
 
-    def _register(self, position_names: Sequence[str], is_new: bool) -> None:
+    def _is_registered(self, name: str) -> bool:
+        return name in self._registered or (self._listed is not None and name in self._listed)
+
+    def _know_listed(self) -> None:
+        self._listed = self.plate
+
+    def _register(self, position_names: Iterable[str], is_new: bool) -> None:
         by_well: dict[str, list[str]] = {}
         for name in position_names:
             well, _, image = _check_position_name(name, self.url).rpartition("/")
-            if name not in self._registered:
-                by_well.setdefault(well, []).append(image)
+            by_well.setdefault(well, []).append(sys.intern(image))  # "0", "1" ... of every well are the same strings
         if is_new:
             self._write_wells(by_well)
         else:
             for well, images in by_well.items():
                 self._extend_well(well, images)
         self._group.update(lambda attributes: self._with_wells(attributes, list(by_well)))
-        self._registered.update(position_names)
 
     def create_position(
         self,
@@ -203,7 +217,7 @@ class PlateWriter:
         group = self._position_group(name)
         dtype = np.dtype(dtype)
         _check_image(group.url, shape, channel_names, axes)
-        if self.is_hcs and name not in self._registered:
+        if self.is_hcs and not self._is_registered(name):
             self.register([name])
         existing = self._existing(group, name, shape, dtype, channel_names)
         if existing is not None:

@@ -5,8 +5,11 @@ and how many time points are finished. A time point counts as finished only afte
 moment a run is killed at, what is marked is whole. When all positions are finished the plate is marked complete.
 """
 
+import functools
+import logging
 import os
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +18,22 @@ from vsjax.data.storage import Store
 from vsjax.data.zarr_group import open_top
 from vsjax.errors import UserError
 
+LOG = logging.getLogger("vsjax.predict")
 ATTRIBUTE = "vsjax"
+REMEDY = "choose another --output, or --overwrite"
 _DECISIVE = ("checkpoint.fingerprint", "input", "positions", "source_channels", "settings", "ngff_version")
-_REMEDY = "choose another --output, or --overwrite"
+_OF_PLATE = ("resolved", "complete")  # what the plate alone says; the rest stands at every position too
+_PATIENCE_S = 1800  # how long a process waits for process 0 to begin the output
+_POLL_S = 0.2
 
 
 class OutputPlate:
-    """The output of one prediction; several processes may each write positions of their own.
+    """The output of one prediction, written by one process or by several that do not talk.
+
+    They may start at the same time or one after the other: process 0 begins the output and the others wait for it.
+    Each writes positions of its own and no file of another's, except the plate's own document, which is changed
+    atomically. Each can be killed and started again, also with another number of processes; whoever finishes last marks
+    the plate complete.
 
     Attributes:
         record: what the plate says about the prediction; where a run is continued, as the interrupted one wrote it.
@@ -31,70 +43,134 @@ class OutputPlate:
         self._writer = writer
         self.record = record
 
-    def finished_time_points(self, names: Sequence[str]) -> dict[str, int]:
-        """How many time points of each position are finished, 0 where nothing is there."""
+    @property
+    def complete(self) -> bool:
+        """Whether every position was finished when the record was read."""
+        return bool(self.record.get("complete"))
+
+    @property
+    def listed(self) -> bool:
+        """Whether the plate lists its wells, which is the last thing that process 0 does before the first position."""
+        return not self._writer.is_hcs or bool(self._plate.well_names)
+
+    @functools.cached_property
+    def _plate(self) -> Plate:
+        return self._writer.plate
+
+    def progress(self, name: str) -> tuple[bool, int]:
+        """Whether a position is finished, and how many of its time points are."""
         try:
-            plate = self._writer.plate
-        except UserError:  # a single image that has not been begun
-            return dict.fromkeys(names, 0)
-        return {name: _finished_in(plate, name) for name in names}
+            record = self._plate[name].attributes.get(ATTRIBUTE, {})
+        except UserError:  # not begun yet
+            return False, 0
+        return bool(record.get("finished")), int(record.get("finished_time_points", 0))
+
+    def resolved(self, key: str, choose: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        """What was recorded under `key`, where nothing was, what `choose` gives; the same for all processes."""
+        if key not in self.record["resolved"]:
+            chosen = choose()
+            self.record = self._writer.update_attribute(
+                ATTRIBUTE, lambda now: {**now, "resolved": {key: chosen, **now["resolved"]}}
+            )
+        return self.record["resolved"][key]
 
     def create_position(self, name: str, **image: Any) -> Position:
         """The position to write into, as `PlateWriter.create_position`; what is there stays."""
-        attributes = {ATTRIBUTE: {**self.record, "finished": False, "finished_time_points": 0}}
+        attributes = {ATTRIBUTE: {**self._position_record(), "finished": False, "finished_time_points": 0}}
         return self._writer.create_position(name, **image, attributes=attributes)
 
     def mark(self, position: Position, time_points: int) -> None:
         """Record that the first `time_points` of a position are on disk; all of them finish it."""
         finished = time_points == position.shape[0]
-        position.write_attribute(ATTRIBUTE, {**self.record, "finished": finished, "finished_time_points": time_points})
+        record = {**self._position_record(), "finished": finished, "finished_time_points": time_points}
+        position.write_attribute(ATTRIBUTE, record)
 
-    def mark_complete(self) -> None:
-        """Record that every position is finished. Until this is there the same command counts as interrupted."""
-        self._writer.write_attribute(ATTRIBUTE, {**self._writer.plate.attributes[ATTRIBUTE], "complete": True})
+    def complete_if_finished(self) -> bool:
+        """Record that every position is finished, by whichever process, if that is so, and say whether. Until this is
+        recorded the same command counts as interrupted."""
+        try:  # stops at the first that is not finished
+            records = (position.attributes.get(ATTRIBUTE, {}) for position in self._plate.positions())
+            finished = all(record.get("finished") for record in records)
+        except UserError:  # one has not been begun
+            return False
+        if finished:
+            self._writer.update_attribute(ATTRIBUTE, lambda now: {**now, "complete": True})
+        return finished
+
+    def _position_record(self) -> dict[str, Any]:
+        return {key: value for key, value in self.record.items() if key not in _OF_PLATE}
 
 
-def find_begun(url: str | Path, record: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The record of the output that the same command began and did not finish, None where there is nothing yet.
+def find_begun(url: str | Path, record: Mapping[str, Any], is_hcs: bool) -> OutputPlate | None:
+    """The output that the same command began, None where there is nothing yet. Writes nothing.
 
     Raises:
-        UserError: something else is there, what another checkpoint, input or other settings began, or it is complete.
+        UserError: something else is there, or what another checkpoint, input or other settings began.
     """
     begun = _read_record(url)
     if begun is None:
         return None
     _check_same(str(url), begun, record)
-    if begun.get("complete"):
-        raise UserError(f"{url}: is complete already, predicted by this checkpoint with these settings; {_REMEDY}")
-    return {key: value for key, value in begun.items() if not key.startswith("finished")}
+    return OutputPlate(create_plate(url, ngff_version=record["ngff_version"], is_hcs=is_hcs, resume=True), begun)
 
 
-def open_output(
-    url: str | Path, source: Plate, names: Sequence[str], record: dict[str, Any], *, resume: bool, overwrite: bool
+def begin_output(
+    url: str | Path,
+    is_hcs: bool,
+    names: Iterable[str],
+    record: dict[str, Any],
+    *,
+    begun: OutputPlate | None,
+    overwrite: bool,
 ) -> OutputPlate:
-    """Begin the output, or go on with it.
+    """Begin the output, or go on with it: process 0 alone does so.
 
     Args:
         url: where.
-        source: the plate that is predicted from.
-        names: its positions that are predicted.
+        is_hcs: a plate of wells, or a single image.
+        names: the positions that are predicted, by all processes; iterated more than once.
         record: what the output says of itself; `record["ngff_version"]` is the version that it is written in.
-        resume: go on with what is there; see `find_begun`.
+        begun: from `find_begun`, to go on with.
         overwrite: delete what is there.
 
     Raises:
         UserError: something is in the way.
     """
+    if begun and begun.listed:
+        return begun
+    if not begun and not overwrite:
+        _delete_debris(Store(url))
     writer = create_plate(
         url,
         ngff_version=record["ngff_version"],
-        is_hcs=source.is_hcs,
+        is_hcs=is_hcs,
         overwrite=overwrite,
-        resume=resume,
-        position_names=names if source.is_hcs else (),
-        attributes={ATTRIBUTE: record},
+        resume=begun is not None,
+        position_names=names if is_hcs else (),
+        attributes=None if begun else {ATTRIBUTE: record},
     )
-    return OutputPlate(writer, record)
+    return OutputPlate(writer, begun.record if begun else record)
+
+
+def join_output(url: str | Path, is_hcs: bool, record: Mapping[str, Any]) -> OutputPlate:
+    """The output that process 0 of the same command begins, as soon as it has.
+
+    Raises:
+        UserError: process 0 does not begin it, or something else is there.
+    """
+    start, told = time.monotonic(), False
+    while True:
+        begun = find_begun(url, record, is_hcs)
+        if begun and (begun.listed or begun.complete):
+            return begun
+        if time.monotonic() - start > _PATIENCE_S:
+            raise UserError(
+                f"{url}: process 0 has not begun it in {_PATIENCE_S} s; start the same command with --process 0 too"
+            )
+        if not told:
+            LOG.info("%s: waiting until process 0 has begun it", url)
+            told = True
+        time.sleep(_POLL_S)
 
 
 def _read_record(url: str | Path) -> dict[str, Any] | None:
@@ -105,7 +181,7 @@ def _read_record(url: str | Path) -> dict[str, Any] | None:
     _, attributes = open_top(store)
     record = attributes.get(ATTRIBUTE)
     if not isinstance(record, Mapping) or "checkpoint" not in record:
-        raise UserError(f"{url}: exists and was not made by vsjax.predict; {_REMEDY}")
+        raise UserError(f"{url}: exists and was not made by vsjax.predict; {REMEDY}")
     return dict(record)
 
 
@@ -124,22 +200,17 @@ def check_apart(source: str, output: str) -> None:
 def _is_empty_folder(store: Store) -> bool:
     """Whether there is at most what a run leaves that was killed while it wrote the first document."""
     path = store.local_path
-    if path is None or not path.is_dir():
-        return False
-    debris = [child for child in path.iterdir() if child.name.endswith(".__lock") or child.name == ".zgroup"]
-    if len(debris) < len(list(path.iterdir())):
-        return False
-    for child in debris:
-        child.unlink()
-    return True
+    return path is not None and path.is_dir() and all(_is_debris(child) for child in path.iterdir())
 
 
-def _finished_in(plate: Plate, name: str) -> int:
-    try:
-        record = plate[name].attributes.get(ATTRIBUTE, {})
-    except UserError:  # not begun yet
-        return 0
-    return int(record.get("finished_time_points", 0))
+def _delete_debris(store: Store) -> None:
+    if _is_empty_folder(store):
+        for child in store.local_path.iterdir():
+            child.unlink()
+
+
+def _is_debris(path: Path) -> bool:
+    return path.name.endswith(".__lock") or path.name == ".zgroup"
 
 
 def _check_same(url: str, begun: Mapping[str, Any], record: Mapping[str, Any]) -> None:
@@ -152,7 +223,7 @@ def _check_same(url: str, begun: Mapping[str, Any], record: Mapping[str, Any]) -
             field, old, new = next((f"settings.{k}", old.get(k), new[k]) for k in new if old.get(k) != new[k])
         raise UserError(
             f"{url}: was begun with {field} = {old!r}, but this command has {new!r}; "
-            f"repeat the command that began it, {_REMEDY}"
+            f"repeat the command that began it, {REMEDY}"
         )
 
 

@@ -8,7 +8,7 @@ another process takes.
 import json
 import sys
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -18,12 +18,11 @@ import numpy as np
 import tensorstore as ts
 from tqdm import tqdm
 
-from vsjax.data.normalization import location_scale
 from vsjax.data.plate import Plate, Position, open_plate, read
-from vsjax.data.statistics import read_statistics
 from vsjax.data.storage import Store, resolve
 from vsjax.errors import UserError
-from vsjax.inference.output import OutputPlate, check_apart, find_begun, open_output
+from vsjax.inference.fields import Field, PositionNames, open_field, share
+from vsjax.inference.output import REMEDY, OutputPlate, begin_output, check_apart, find_begun, join_output
 from vsjax.inference.predictor import PredictionSettings, Predictor
 from vsjax.version import __version__
 
@@ -34,24 +33,17 @@ _WRITES_BEHIND = 2  # stacks that are being written meanwhile
 
 @dataclass(frozen=True)
 class PlateSummary:
-    """What `predict_plate` did: positions predicted (wholly or their rest), and those that were finished before."""
+    """What `predict_plate` did.
+
+    Attributes:
+        predicted: positions that this process predicted, wholly or their rest.
+        finished_before: those of its positions that were finished before.
+        complete: whether the whole output is, by all processes.
+    """
 
     predicted: int
     finished_before: int
-
-
-@dataclass(frozen=True)
-class _Field:
-    """One position to predict: the source channels' indices, and the location and scale [C] of each time point."""
-
-    position: Position
-    channels: tuple[int, ...]
-    normalization: tuple[tuple[np.ndarray | None, np.ndarray | None], ...]
-
-    @property
-    def stack_shape(self) -> tuple[int, int, int, int]:
-        """[Z, Y, X, C] of what the predictor gets."""
-        return (*self.position.shape[2:], len(self.channels))
+    complete: bool
 
 
 def predict_plate(
@@ -78,84 +70,88 @@ def predict_plate(
         input_url, output_url: OME-Zarr plates or images.
         positions: names such as "A/4/0"; by default all.
         source_channels: what the plate calls the model's source channels, where it has other names for them.
-        settings: how to predict.
-        ngff_version: "0.4" or "0.5"; by default the input's.
-        overwrite: delete what is at `output_url` first.
-        process, processes: this one takes every `processes`-th position. The output must then have been begun by one
-            of them before the others call this function.
+        settings, ngff_version: how to predict, and what to write ("0.4" or "0.5"; by default the input's).
+        overwrite: delete what is at `output_url` first; only where one process works alone.
+        process, processes: this one takes every `processes`-th position. See `OutputPlate` for how they share it.
 
     Raises:
         UserError: before anything is written: a position, channel or statistics are missing, a stack is shallower than
-            the network's input, the output is there. During the work: an image cannot be read or is not finite.
+            the network's input, the output is there. Later: an image cannot be read, the output cannot be written.
     """
     settings = settings or PredictionSettings()
     predictor.check(settings)
+    if overwrite and processes > 1:
+        raise UserError(f"--overwrite: {processes} processes would delete each other's work; remove {output_url} first")
+    channels = _check_channels(predictor, source_channels)
     source = open_plate(input_url)
-    names = list(dict.fromkeys(positions)) if positions else list(source.position_names)
-    fields = _open_fields(predictor, source, names, source_channels or predictor.source_channels)
     check_apart(source.url, str(output_url))
+    names = PositionNames(source, tuple(positions or ()))
     record = _record(predictor, source, settings, positions, source_channels, ngff_version)
-    begun = None if overwrite else find_begun(output_url, record)
-    if begun is None:
-        record["resolved"] = _resolve_settings(predictor, fields.values(), settings)
+    begun = None if overwrite else find_begun(output_url, record, source.is_hcs)
+    if begun and begun.complete:
+        if processes == 1:
+            made = "predicted by this checkpoint with these settings"
+            raise UserError(f"{output_url}: is complete already, {made}; {REMEDY}")
+        return PlateSummary(0, sum(1 for _ in share(names, process, processes)), complete=True)
+
+    work = _survey(predictor, begun, share(names, process, processes), channels)
+    if process == 0:
+        output = begin_output(output_url, source.is_hcs, names, record, begun=begun, overwrite=overwrite)
     else:
-        record = begun
-    output = open_output(output_url, source, names, record, resume=begun is not None, overwrite=overwrite)
-
-    mine = names[process::processes]
-    done = output.finished_time_points(mine)
-    tasks = [(name, time) for name in mine for time in range(done[name], fields[name].position.shape[0])]
-    remaining = len({name for name, _ in tasks})
-    if remaining < len(mine):
-        print(f"{len(mine) - remaining} of {len(mine)} positions were finished before", flush=True)
-    with tqdm(total=sum(fields[name].stack_shape[0] for name, _ in tasks), unit="slice", file=sys.stderr) as bar:
-        _predict_tasks(predictor, output, fields, tasks, settings, bar)
-    finished = output.finished_time_points(names)  # by all processes
-    if all(finished[name] == fields[name].position.shape[0] for name in names):
-        output.mark_complete()
-    return PlateSummary(predicted=remaining, finished_before=len(mine) - remaining)
+        output = join_output(output_url, source.is_hcs, record)
+    if work.finished:
+        print(f"{work.finished} of {work.finished + work.positions} positions were finished before", flush=True)
+    tasks = _tasks(predictor, output, share(names, process, processes), channels)
+    with tqdm(total=work.slices, unit="slice", file=sys.stderr) as bar:
+        _predict_tasks(predictor, output, tasks, settings, bar)
+    return PlateSummary(work.positions, work.finished, complete=output.complete_if_finished())
 
 
-def _open_fields(
-    predictor: Predictor, source: Plate, names: Sequence[str], channels: Sequence[str]
-) -> dict[str, _Field]:
-    """Every position with what predicting it needs, all of it checked."""
+def _check_channels(predictor: Predictor, source_channels: Sequence[str] | None) -> Sequence[str]:
+    """The plate's names of the source channels; UserError where they are not as many as the model takes."""
+    channels = source_channels or predictor.source_channels
     if len(channels) != len(predictor.source_channels):
         raise UserError(
             f"--source names {len(channels)} channels but the model takes {len(predictor.source_channels)}: "
             f"{', '.join(predictor.source_channels)}"
         )
-    fields = {}
-    for name in names:
-        position = source[name]
-        indices = tuple(position.channel_index(channel) for channel in channels)
-        times, _, depth, *_ = position.shape
-        if depth < predictor.in_depth:
-            raise UserError(
-                f"{position.url}: the stack has {depth} slices (Z) but the network needs at least {predictor.in_depth} "
-                "(in_stack_depth); take a deeper plate, or a checkpoint of a shallower network"
-            )
-        pairs = tuple(_location_scale(predictor, position, indices, time) for time in range(times))
-        fields[name] = _Field(position, indices, pairs)
-    return fields
+    return channels
 
 
-def _location_scale(
-    predictor: Predictor, position: Position, channels: Sequence[int], time: int
-) -> tuple[np.ndarray | None, np.ndarray | None]:
-    """What normalises one stack, [C], from the plate's statistics at the level that the model was trained with."""
-    level, statistic = predictor.normalization.level, predictor.normalization.statistic
-    if level == "patch":
-        return None, None
-    if level == "none":
-        return np.zeros(len(channels), np.float32), np.ones(len(channels), np.float32)
-    pairs = []
-    for channel in channels:
-        name = position.channel_names[channel]
-        statistics = read_statistics(position, name, level, time)
-        pairs.append(location_scale(statistics, statistic, f"{name} of {position.url}"))
-    location, scale = np.array(pairs, np.float32).T
-    return location, scale
+@dataclass
+class _Work:
+    """How much there is to do: positions that are finished, others, and the slices that these still need."""
+
+    finished: int = 0
+    positions: int = 0
+    slices: int = 0
+
+
+def _survey(
+    predictor: Predictor, begun: OutputPlate | None, positions: Iterable[Position], channels: Sequence[str]
+) -> _Work:
+    """Check every position that is not finished, and forget it again: there may be a million."""
+    work = _Work()
+    for position in positions:
+        finished, time_points = begun.progress(position.name) if begun else (False, 0)
+        if finished:
+            work.finished += 1
+            continue
+        field = open_field(predictor, position, channels)
+        work.positions += 1
+        work.slices += (field.times - time_points) * field.stack_shape[0]
+    return work
+
+
+def _tasks(
+    predictor: Predictor, output: OutputPlate, positions: Iterable[Position], channels: Sequence[str]
+) -> Iterator[tuple[Field, int]]:
+    """Every time point that is not finished, position after position, opened as they are reached."""
+    for position in positions:
+        finished, time_points = output.progress(position.name)
+        if not finished:
+            field = open_field(predictor, position, channels)
+            yield from ((field, time) for time in range(time_points, field.times))
 
 
 def _record(
@@ -182,31 +178,29 @@ def _record(
         "ngff_version": ngff_version or source.ngff_version,
         "units": settings.units,
         "normalization": normalization,
+        "resolved": {},  # tile and batch size by the shape of stack, as they are met
     }
     return json.loads(json.dumps(record))
 
 
-def _resolve_settings(
-    predictor: Predictor, fields: Iterable[_Field], settings: PredictionSettings
-) -> dict[str, dict[str, Any]]:
-    """Tile and batch size for every shape of stack. They are recorded and a continued run takes them from there, since
-    the free memory from which they follow may have changed."""
-    resolved = {}
-    for shape in dict.fromkeys(field.stack_shape for field in fields):
+def _resolve(
+    predictor: Predictor, output: OutputPlate, shape: tuple[int, ...], settings: PredictionSettings
+) -> PredictionSettings:
+    """Tile and batch size for a shape of stack [Z, Y, X, C]. The first process that meets the shape records them; all
+    others, and a continued run, take them from there, since the free memory from which they follow may differ."""
+
+    def choose() -> dict[str, Any]:
         chosen = predictor.resolve(shape, settings)
-        resolved[_key(shape)] = {"tile": list(chosen.tile), "batch_size": chosen.batch_size}
-    return resolved
+        return {"tile": list(chosen.tile), "batch_size": chosen.batch_size}
 
-
-def _key(shape: Sequence[int]) -> str:
-    return "x".join(map(str, shape))
+    resolved = output.resolved("x".join(map(str, shape)), choose)
+    return replace(settings, tile=tuple(resolved["tile"]), batch_size=resolved["batch_size"])
 
 
 def _predict_tasks(
     predictor: Predictor,
     output: OutputPlate,
-    fields: Mapping[str, _Field],
-    tasks: Sequence[tuple[str, int]],
+    tasks: Iterable[tuple[Field, int]],
     settings: PredictionSettings,
     bar: tqdm,
 ) -> None:
@@ -216,18 +210,20 @@ def _predict_tasks(
 
     def settle() -> None:
         future, where, mark = behind.popleft()
-        resolve(future, where, action="written")
-        mark()
+        try:
+            resolve(future, where, action="written")
+            mark()
+        except BaseException:  # a later time point must not be marked when this one is not there
+            behind.clear()
+            raise
 
     target: Position | None = None
     try:
-        for (name, time), stack in _read_ahead(fields, tasks):
-            field = fields[name]
-            if target is None or target.name != name:
+        for (field, time), stack in _read_ahead(tasks):
+            chosen = _resolve(predictor, output, field.stack_shape, settings)
+            if target is None or target.name != field.position.name:
                 target = _create_target(predictor, output, field)
-            bar.set_description(name)
-            resolved = output.record["resolved"][_key(field.stack_shape)]
-            chosen = replace(settings, tile=tuple(resolved["tile"]), batch_size=resolved["batch_size"])
+            bar.set_description(field.position.name)
             try:
                 on_progress = _SliceCounter(bar, len(stack)).add
                 prediction = predictor.predict_stack(stack, *field.normalization[time], chosen, on_progress)
@@ -242,27 +238,24 @@ def _predict_tasks(
             settle()
 
 
-def _read_ahead(
-    fields: Mapping[str, _Field], tasks: Iterable[tuple[str, int]]
-) -> Iterator[tuple[tuple[str, int], np.ndarray]]:
+def _read_ahead(tasks: Iterable[tuple[Field, int]]) -> Iterator[tuple[tuple[Field, int], np.ndarray]]:
     """Each task with its stack [Z, Y, X, C]; the next ones are already being read."""
-    ahead: deque[tuple[tuple[str, int], ts.Future]] = deque()
+    ahead: deque[tuple[tuple[Field, int], ts.Future]] = deque()
 
-    def take() -> tuple[tuple[str, int], np.ndarray]:
-        task, future = ahead.popleft()
-        stack = read(future, f"{fields[task[0]].position.url}, time point {task[1]}")
-        return task, np.moveaxis(stack, 0, -1)
+    def take() -> tuple[tuple[Field, int], np.ndarray]:
+        (field, time), future = ahead.popleft()
+        stack = read(future, f"{field.position.url}, time point {time}")
+        return (field, time), np.moveaxis(stack, 0, -1)
 
-    for name, time in tasks:
-        field = fields[name]
-        ahead.append(((name, time), field.position.array()[time, list(field.channels)].read()))
+    for field, time in tasks:
+        ahead.append(((field, time), field.position.array()[time, list(field.channels)].read()))
         if len(ahead) > _READS_AHEAD:
             yield take()
     while ahead:
         yield take()
 
 
-def _create_target(predictor: Predictor, output: OutputPlate, field: _Field) -> Position:
+def _create_target(predictor: Predictor, output: OutputPlate, field: Field) -> Position:
     """The position to write into, like the one that is predicted from."""
     position, channels = field.position, predictor.target_channels
     times, _, *space = position.shape
