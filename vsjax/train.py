@@ -26,6 +26,7 @@ from vsjax.training.loading import open_data
 from vsjax.training.mesh import (
     batch_rows,
     check_batch,
+    check_plane,
     image_sharding,
     make_mesh,
     put_batch,
@@ -64,6 +65,8 @@ def train(config: ConfigDict, workdir: str | Path) -> dict[str, float]:
     batch_size = config.data.batch_size
     check_batch(mesh, batch_size, config.data.patch[1], config.train.accumulate)
     task = make_task(config, image_sharding(mesh))
+    for field in ("patch", "val_patch"):
+        check_plane(mesh, f"config.data.{field}", (config.data[field] or config.data.patch)[1], task.model.divisor[1])
 
     # --- Data, checked before anything is written
     data = open_data(config, batch_rows(mesh, batch_size))

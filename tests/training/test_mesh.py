@@ -6,9 +6,10 @@ import sys
 
 import jax
 import pytest
+from jax.sharding import AbstractMesh
 
 from vsjax.errors import UserError
-from vsjax.training.mesh import check_batch, make_mesh
+from vsjax.training.mesh import check_batch, check_plane, make_mesh
 
 EIGHT = """
 import jax, numpy as np, optax
@@ -59,3 +60,12 @@ def test_parts_of_a_batch_must_divide_too():
     mesh = make_mesh({"data": -1, "fsdp": 1, "space": 1}, jax.devices()[:1])
     with pytest.raises(UserError, match=r"batch_size=6 .* 1 devices .* x 4 parts .*multiple of 4"):
         check_batch(mesh, 6, 32, accumulate=4)
+
+
+def test_the_plane_must_divide_after_the_last_halving_too():
+    """64 rows are 2 rows after UNeXt2's stride of 32: XLA's partitioner spreads them over 4 devices wrongly."""
+    mesh = AbstractMesh((1, 1, 4), ("data", "fsdp", "space"))
+    check_plane(mesh, "config.data.patch", 256, 32)
+    with pytest.raises(UserError, match=r"config\.data\.val_patch: Y=64 .* 4 devices .* multiple of 128"):
+        check_plane(mesh, "config.data.val_patch", 64, 32)
+    check_plane(AbstractMesh((4, 1, 1), ("data", "fsdp", "space")), "config.data.patch", 64, 32)
