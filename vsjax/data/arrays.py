@@ -7,7 +7,7 @@ import numpy as np
 import tensorstore as ts
 
 from vsjax.data.ngff import AXES
-from vsjax.data.storage import Store, resolve, shared_context
+from vsjax.data.storage import Store, resolve
 from vsjax.errors import UserError
 
 _DRIVER = {2: "zarr", 3: "zarr3"}
@@ -34,7 +34,7 @@ def open_array(store: Store, path: str, zarr_format: int, axes: str, where: str)
     }
     writable = {"write": True} if spec["kvstore"]["driver"] != "http" else {}
     try:
-        array = ts.open(spec, open=True, read=True, context=shared_context(), **writable).result()
+        array = ts.open(spec, open=True, read=True, context=store.context, **writable).result()
     except Exception as error:  # TensorStore has no exception type of its own
         reason = " ".join(str(error).split()).split(" [tensorstore_spec=")[0]
         address = store.address(path)
@@ -101,7 +101,7 @@ def create_array(
         metadata = _metadata3(pick(shape), pick(chunks), pick(shards) if shards is not None else None, dtype, axes)
     spec = {"driver": _DRIVER[zarr_format], "kvstore": store.array_kvstore(path), "metadata": metadata}
     spec |= {"recheck_cached_metadata": "open", "recheck_cached_data": "open"}
-    future = ts.open(spec, create=True, open=True, read=True, write=True, context=shared_context())
+    future = ts.open(spec, create=True, open=True, read=True, write=True, context=store.context)
     return canonical(resolve(future, where, action="created"), axes)
 
 

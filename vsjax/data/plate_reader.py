@@ -20,13 +20,14 @@ _AHEAD = 64  # documents that are on their way while earlier ones are used
 _T = TypeVar("_T")
 
 
-def open_plate(url: str | Path) -> "Plate":
+def open_plate(url: str | Path, cached: bool = True) -> "Plate":
     """Open an HCS plate or a single image: a local path, file://, gs://, s3:// or http(s)://.
 
+    `cached=False` is for those who read every image once: nothing is kept of it.
     Reads the top document only (and a single image's arrays' metadata). Raises UserError, one line with the file, the
     field and the remedy, for whatever is not an OME-NGFF 0.4 or 0.5 plate or image.
     """
-    store = Store(url)
+    store = Store(url, cached)
     group, attributes = open_top(store)
     ome, version = ngff.ome_attributes(attributes, group.zarr_format, group.where)
     if "plate" in ome:

@@ -34,6 +34,7 @@ def create_plate(
     resume: bool = False,
     position_names: Iterable[str] = (),
     attributes: dict[str, Any] | None = None,
+    cached: bool = True,
 ) -> "PlateWriter":
     """Begin a new plate, or a single image (`is_hcs=False`), or go on with one.
 
@@ -46,12 +47,13 @@ def create_plate(
         position_names: "row/column/field" names to register at once; iterated more than once, not kept. Several
             processes can then create these positions without touching the plate's own documents.
         attributes: further zarr attributes of the top, such as who made it.
+        cached: keep what is read and written of arrays; see `open_plate`.
 
     Raises UserError where something is in the way, for a bad name or version.
     """
     if ngff_version not in ZARR_FORMAT:
         raise UserError(f"{url}: OME-NGFF {ngff_version!r} cannot be written; choose 0.4 or 0.5")
-    store = Store(url)
+    store = Store(url, cached)
     if is_hcs:
         for name in position_names:
             _check_position_name(name, store.url)

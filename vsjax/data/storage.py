@@ -32,6 +32,13 @@ def shared_context() -> ts.Context:
     )
 
 
+@functools.cache
+def passing_context() -> ts.Context:
+    """One that keeps nothing of what was read: for those who see each of a million arrays once, whose metadata would
+    fill the memory long before the cache's own account of its bytes says so."""
+    return ts.Context({"data_copy_concurrency": {"limit": max(2, os.cpu_count() or 2)}})
+
+
 def kvstore_spec(url: str | Path) -> dict[str, Any]:
     """TensorStore's key-value store specification for `url`, with a path that ends in "/".
 
@@ -86,12 +93,19 @@ class Store:
     Attributes:
         url: the address as the user gave it, without a trailing slash; used in messages.
         local_path: the folder on this machine, None for the others.
+        cached: whether chunks and metadata of arrays are kept for the next read.
     """
 
-    def __init__(self, url: str | Path) -> None:
+    def __init__(self, url: str | Path, cached: bool = True) -> None:
+        self.cached = cached
         self.url = str(url).rstrip("/") or "/"
         self.spec = kvstore_spec(url)
         self.local_path = Path(self.spec["path"]) if self.spec["driver"] == "file" else None
+
+    @property
+    def context(self) -> ts.Context:
+        """The TensorStore context to open arrays with."""
+        return shared_context() if self.cached else passing_context()
 
     @functools.cached_property
     def _kvstore(self) -> ts.KvStore:

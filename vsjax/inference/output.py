@@ -111,7 +111,9 @@ def find_begun(url: str | Path, record: Mapping[str, Any], is_hcs: bool) -> Outp
     if begun is None:
         return None
     _check_same(str(url), begun, record)
-    return OutputPlate(create_plate(url, ngff_version=record["ngff_version"], is_hcs=is_hcs, resume=True), begun)
+    return OutputPlate(
+        create_plate(url, ngff_version=record["ngff_version"], is_hcs=is_hcs, resume=True, cached=False), begun
+    )
 
 
 def begin_output(
@@ -148,6 +150,7 @@ def begin_output(
         resume=begun is not None,
         position_names=names if is_hcs else (),
         attributes=None if begun else {ATTRIBUTE: record},
+        cached=False,
     )
     return OutputPlate(writer, begun.record if begun else record)
 

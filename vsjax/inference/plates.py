@@ -83,7 +83,7 @@ def predict_plate(
     if overwrite and processes > 1:
         raise UserError(f"--overwrite: {processes} processes would delete each other's work; remove {output_url} first")
     channels = _check_channels(predictor, source_channels)
-    source = open_plate(input_url)
+    source = open_plate(input_url, cached=False)
     check_apart(source.url, str(output_url))
     names = PositionNames(source, tuple(positions or ()))
     record = _record(predictor, source, settings, positions, source_channels, ngff_version)
