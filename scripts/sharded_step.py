@@ -76,13 +76,16 @@ def small_config(network: str, patch: tuple[int, int, int], **model: Any) -> Con
 
 
 def synthetic_batch(config: ConfigDict, number: int) -> dict[str, np.ndarray]:
-    """Smooth noise as the image, and two functions of it as the stains."""
+    """Long waves around a grey level as the image, which let a hidden cell be guessed, and two functions of it as the
+    stains."""
     rng = np.random.default_rng(number)
     size = config.data.batch_size
-    crop = oversized_patch(AugmentConfig.from_config(config.augment), tuple(config.data.patch))
-    source = rng.normal(size=(size, *crop, 1))
-    for axis in (2, 3):
-        source = sum(np.roll(source, shift, axis) for shift in range(-3, 4)) / np.sqrt(7)
+    z, y, x = np.indices(oversized_patch(AugmentConfig.from_config(config.augment), tuple(config.data.patch)))
+    source = rng.normal(size=(size, 1, 1, 1, 1)) + np.zeros((size, *z.shape, 1))
+    for _ in range(6):
+        phase, along_y, along_x = (rng.uniform(0, high, (size, 1, 1, 1)) for high in (2 * np.pi, 0.15, 0.15))
+        source += 0.5 * np.cos(phase + along_y * y + along_x * x + 0.3 * z)[..., None]
+    source += 0.1 * rng.normal(size=source.shape)
     target = np.concatenate([np.tanh(2 * source), np.abs(source)], axis=-1)[..., : len(config.data.target)]
     batch = {"source": source, "target": target}
     for role, image in tuple(batch.items()):

@@ -21,6 +21,7 @@ def main(arguments: list[str] | None = None) -> None:
         z_step=options.z_step,
         batch_size=options.batch_size,
         units=options.units,
+        space=options.space,
     )
     summary = predict_plate(
         predictor,
@@ -93,6 +94,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--margin", type=int, metavar="PIXELS", help="tiles overlap by twice this; chosen by the network"
+    )
+    parser.add_argument(
+        "--space",
+        type=int,
+        metavar="N",
+        help="devices that share a field of view and stain it as one image (one, or all where it does not fit one)",
     )
     parser.add_argument("--z-step", type=int, default=1, help="slices from one z window to the next (%(default)s)")
     parser.add_argument("--batch-size", type=int, metavar="N", help="z windows per call of the network")

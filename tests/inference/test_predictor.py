@@ -179,7 +179,7 @@ def test_memory_decides_the_tile(tmp_path, random, monkeypatch):
     whole = load(tmp_path / "run").predict(volume)
     seen = []
     predictor = load(tmp_path / "run")
-    monkeypatch.setattr("vsjax.inference.network._free_bytes", lambda device: 300_000)
+    monkeypatch.setattr("vsjax.inference.network._free_bytes", lambda device, space: 300_000)
     predictor.network = _Recorder(predictor.network, seen)
     np.testing.assert_allclose(predictor.predict(volume, batch_size=1), whole, atol=1e-6)
     assert len(set(seen)) == 1

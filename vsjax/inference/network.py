@@ -10,10 +10,12 @@ import flax
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
 from vsjax.errors import UserError
 from vsjax.models.registry import build_model
 from vsjax.training.checkpoint import Checkpoint
+from vsjax.training.mesh import image_sharding, make_mesh, replicated
 
 Shape = tuple[int, int, int, int, int]  # B, Z, Y, X, C
 
@@ -49,35 +51,59 @@ class Network:
         output = jax.eval_shape(lambda v, x: self._module.apply(v, x, train=False), expected, example)
         self.out_depth, self.out_channels = int(output.shape[1]), int(output.shape[4])
         self.fingerprint = _fingerprint(checkpoint)
-        self._variables = jax.device_put(checkpoint.variables)
-        self._compiled: dict[Shape, jax.stages.Compiled] = {}
+        self._variables = {1: jax.device_put(checkpoint.variables)}
+        self._compiled: dict[tuple[Shape, int], jax.stages.Compiled] = {}
 
-    def __call__(self, windows: np.ndarray | jax.Array) -> jax.Array:
-        """[B, in_depth, Y, X, C] float32 -> [B, out_depth, Y, X, C'] float32."""
-        return self._compile(windows.shape)(self._variables, jnp.asarray(windows, jnp.float32))
+    def __call__(self, windows: np.ndarray | jax.Array, space: int = 1) -> jax.Array:
+        """[B, in_depth, Y, X, C] float32 -> [B, out_depth, Y, X, C'] float32.
 
-    def fits(self, shape: Shape) -> tuple[bool, float]:
-        """Whether inputs of this shape fit the device's free memory, and what fraction of it they need.
+        `space` devices share Y, which must be a multiple of `space * divisor`; the result lies on them likewise.
+        """
+        compiled = self._compile(windows.shape, space)
+        if space == 1:
+            return compiled(self._variables[1], jnp.asarray(windows, jnp.float32))
+        windows = windows.astype(np.float32)
+        return compiled(self._variables[space], jax.device_put(windows, image_sharding(_space_mesh(space))))
+
+    def fits(self, shape: Shape, space: int = 1) -> tuple[bool, float]:
+        """Whether inputs of this shape, shared by `space` devices, fit the free memory of each, and what fraction of
+        it they need.
 
         The compiler's own account is used, so nothing is computed; if they fit, the compiled function is kept.
         """
         try:
-            needed = _bytes_needed(self._compile(shape))
+            needed = _bytes_needed(self._compile(shape, space))
         except jax.errors.JaxRuntimeError as error:  # choosing convolution algorithms on a GPU needs memory too
             if "RESOURCE_EXHAUSTED" not in str(error):
                 raise
             return False, 4.0
-        fraction = needed / _free_bytes(jax.local_devices()[0])
+        fraction = needed / min(_free_bytes(device, space) for device in jax.local_devices()[:space])
         if fraction > 1:
-            del self._compiled[shape]
+            del self._compiled[shape, space]
         return fraction <= 1, fraction
 
-    def _compile(self, shape: Shape) -> jax.stages.Compiled:
-        if shape not in self._compiled:
+    def _compile(self, shape: Shape, space: int) -> jax.stages.Compiled:
+        if (shape, space) not in self._compiled:
+
+            def apply(variables: Any, x: jax.Array) -> jax.Array:
+                return self._module.apply(variables, x, train=False).astype(jnp.float32)
+
             windows = jax.ShapeDtypeStruct(shape, jnp.float32)
-            apply = jax.jit(lambda variables, x: self._module.apply(variables, x, train=False).astype(jnp.float32))
-            self._compiled[shape] = apply.lower(self._variables, windows).compile()
-        return self._compiled[shape]
+            if space == 1:
+                jitted = jax.jit(apply)
+            else:
+                mesh = _space_mesh(space)
+                if space not in self._variables:
+                    self._variables[space] = jax.device_put(self._variables[1], replicated(mesh))
+                images = image_sharding(mesh)
+                jitted = jax.jit(apply, in_shardings=(replicated(mesh), images), out_shardings=images)
+            self._compiled[shape, space] = jitted.lower(self._variables[space], windows).compile()
+        return self._compiled[shape, space]
+
+
+def _space_mesh(space: int) -> Mesh:
+    """The first `space` devices of this process, which share an image plane."""
+    return make_mesh({"data": 1, "fsdp": 1, "space": space}, jax.local_devices()[:space])
 
 
 def _check_variables(checkpoint: Checkpoint, expected: Any) -> None:
@@ -118,13 +144,14 @@ def _bytes_needed(compiled: jax.stages.Compiled) -> int:
     return account.temp_size_in_bytes + account.argument_size_in_bytes + account.output_size_in_bytes
 
 
-def _free_bytes(device: jax.Device) -> int:
-    """What one call may use: 90% of a device's free memory, half of a host's (others use it too)."""
+def _free_bytes(device: jax.Device, space: int) -> int:
+    """What one call may use: 90% of a device's free memory; half of a host's (others use it too), of which each of
+    `space` devices that are only made of its cores has its share."""
     stats = device.memory_stats()
     if stats and "bytes_limit" in stats:
         return int(0.9 * (stats["bytes_limit"] - stats["bytes_in_use"]))
     meminfo = Path("/proc/meminfo")
     if meminfo.exists():
         fields = dict(line.split(":") for line in meminfo.read_text().splitlines())
-        return int(fields["MemAvailable"].split()[0]) * 1024 // 2
-    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
+        return int(fields["MemAvailable"].split()[0]) * 1024 // 2 // space
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2 // space

@@ -178,7 +178,7 @@ def _record(
         "ngff_version": ngff_version or source.ngff_version,
         "units": settings.units,
         "normalization": normalization,
-        "resolved": {},  # tile and batch size by the shape of stack, as they are met
+        "resolved": {},  # tile, batch size, devices by the shape of stack, as they are met
     }
     return json.loads(json.dumps(record))
 
@@ -186,15 +186,17 @@ def _record(
 def _resolve(
     predictor: Predictor, output: OutputPlate, shape: tuple[int, ...], settings: PredictionSettings
 ) -> PredictionSettings:
-    """Tile and batch size for a shape of stack [Z, Y, X, C]. The first process that meets the shape records them; all
-    others, and a continued run, take them from there, since the free memory from which they follow may differ."""
+    """Tile, batch size and devices for a shape of stack [Z, Y, X, C]. The first process that meets the shape records
+    them; all others, and a continued run, take them from there, since the free memory from which they follow may
+    differ."""
 
     def choose() -> dict[str, Any]:
         chosen = predictor.resolve(shape, settings)
-        return {"tile": list(chosen.tile), "batch_size": chosen.batch_size}
+        return {"tile": list(chosen.tile), "batch_size": chosen.batch_size, "space": chosen.space}
 
     resolved = output.resolved("x".join(map(str, shape)), choose)
-    return replace(settings, tile=tuple(resolved["tile"]), batch_size=resolved["batch_size"])
+    tile, batch_size, space = (resolved[field] for field in ("tile", "batch_size", "space"))
+    return replace(settings, tile=tuple(tile), batch_size=batch_size, space=space)
 
 
 def _predict_tasks(

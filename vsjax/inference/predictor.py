@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -36,6 +37,8 @@ class PredictionSettings:
         margin: neighbouring tiles overlap by twice this many pixels; None chooses, see `tiling.choose_margin`.
         z_step: slices from one z window to the next.
         batch_size: z windows per call of the network; None chooses by the size of the plane.
+        space: devices of this process that share a plane, in Y, and stain it as one image; None takes one where the
+            plane or `tile` fits it, otherwise all.
         units: "normalized" as trained, or "target": intensities of the target as its training plates store them.
     """
 
@@ -45,16 +48,24 @@ class PredictionSettings:
     z_step: int = 1
     batch_size: int | None = None
     units: Units = "normalized"
+    space: int | None = None
 
     def check(self) -> None:
         """Raise a UserError that names the first setting that cannot be."""
         for field, value, choices in (("tta", self.tta, get_args(Tta)), ("units", self.units, get_args(Units))):
             if value not in choices:
                 raise UserError(f"{field} is {value!r}; it must be one of {', '.join(choices)}")
-        numbers = {"z_step": self.z_step, "batch_size": self.batch_size or 1, "tile": min(self.tile or (1,))}
+        numbers = {
+            "z_step": self.z_step,
+            "batch_size": self.batch_size,
+            "space": self.space,
+            "tile": self.tile and min(self.tile),
+        }
         for field, value in numbers.items():
-            if value < 1:
+            if value is not None and value < 1:
                 raise UserError(f"{field} is {value}; it must be at least 1")
+        if (self.space or 1) > jax.local_device_count():
+            raise UserError(f"space is {self.space}; this process has only {jax.local_device_count()} devices")
         if self.margin is not None and self.margin < 0:
             raise UserError(f"margin is {self.margin}; it must be at least 0")
 
@@ -122,6 +133,7 @@ class Predictor:
         units: Units = "normalized",
         z_step: int = 1,
         batch_size: int | None = None,
+        space: int | None = None,
     ) -> np.ndarray:
         """Predict the target channels of an array.
 
@@ -136,7 +148,7 @@ class Predictor:
                 point statistics. A model trained with statistics of the *dataset* expects those of the plate that the
                 volume comes from: pass them.
             tta: see `PredictionSettings`; by default what the experiment's `config.predict.tta` says.
-            tile, units, z_step, batch_size: see `PredictionSettings`.
+            tile, units, z_step, batch_size, space: see `PredictionSettings`.
 
         Returns:
             float32 array with the input's axes and the target channels in the place of the source channels; they come
@@ -145,7 +157,7 @@ class Predictor:
         Raises:
             UserError: the shape does not suit the model, or the volume is constant or not finite.
         """
-        settings = PredictionSettings(tta=tta or self.tta, tile=tile, units=units, z_step=z_step, batch_size=batch_size)
+        settings = PredictionSettings(tta or self.tta, tile, None, z_step, batch_size, units, space)
         self.check(settings)
         volume = np.asarray(volume)
         axes = resolve_axes(volume.shape, axes, len(self.source_channels))
@@ -199,12 +211,12 @@ class Predictor:
             prepare = _normalize_windows(stack, plan, self.normalization)
         else:
             stack, prepare = (stack - location) / scale, None
-        padding = Padding.to_divisor(stack.shape[1:3], self._divisor(settings.tta))
-        padded = padding.pad(stack)
         settings = self.resolve(stack.shape, settings)
+        padding = Padding.to_divisor(stack.shape[1:3], self._divisor(settings.tta, settings.space))
+        padded = padding.pad(stack)
         margin, ramp = choose_margin(settings.margin, self.network.receptive_radius, settings.tile)
         tiles = plan_tiles(padded.shape[1:3], settings.tile, self.network.divisor, margin, ramp)
-        apply = with_rotations(self.network, settings.tta)
+        apply = with_rotations(partial(self.network, space=settings.space), settings.tta)
         total = len(plan.starts) * len(tiles)
 
         def on_batch(windows: int) -> None:
@@ -221,22 +233,30 @@ class Predictor:
         return prediction
 
     def resolve(self, shape: tuple[int, ...], settings: PredictionSettings) -> PredictionSettings:
-        """Fill in what `settings` leave open (tile, batch size) for stacks of `shape` [Z, Y, X, C], by trying how much
-        memory the network needs."""
-        divisor = self._divisor(settings.tta)
-        plane = tuple(math.ceil(n / d) * d for n, d in zip(shape[1:3], divisor, strict=True))
+        """Fill in what `settings` leave open (tile, batch size, space) for stacks of `shape` [Z, Y, X, C], by trying
+        how much memory the network needs: whole on one device, then shared by all, then in tiles."""
         windows = len(plan_windows(shape[0], self.in_depth, self.network.out_depth, settings.z_step).starts)
-        tile = plane if settings.tile is None else tuple(min(a, b) for a, b in zip(settings.tile, plane, strict=True))
-        batch_size = settings.batch_size or max(1, min(windows, BATCH_PIXELS // (tile[0] * tile[1])))
+        choices = [settings.space] if settings.space else sorted({1, jax.local_device_count()})
+        for space in choices:
+            divisor = self._divisor(settings.tta, space)
+            plane = tuple(math.ceil(n / d) * d for n, d in zip(shape[1:3], divisor, strict=True))
+            tile = tuple(min(a, b) for a, b in zip(settings.tile or plane, plane, strict=True))
+            tile = tuple(math.ceil(t / d) * d for t, d in zip(tile, divisor, strict=True))
+            batch_size = settings.batch_size or max(1, min(windows, BATCH_PIXELS // (tile[0] * tile[1])))
+            if settings.tile and len(choices) == 1:
+                return replace(settings, tile=tile, batch_size=batch_size, space=space)
+            fits, fraction = self.network.fits((batch_size, self.in_depth, *tile, len(self.source_channels)), space)
+            if fits:
+                return replace(settings, tile=tile, batch_size=batch_size, space=space)
         if settings.tile is None:
-            fits, fraction = self.network.fits((batch_size, self.in_depth, *plane, len(self.source_channels)))
-            if not fits:
-                side = math.sqrt(plane[0] * plane[1] / fraction)
-                margin = settings.margin or self.network.receptive_radius or 0
-                smallest = [2 * max(margin, d) + d for d in divisor]
-                tile = tuple(max(int(side // d) * d, s) for d, s in zip(divisor, smallest, strict=True))
-        tile = tuple(min(math.ceil(t / d) * d, n) for t, d, n in zip(tile, divisor, plane, strict=True))
-        return replace(settings, tile=tile, batch_size=batch_size)
+            side = math.sqrt(plane[0] * plane[1] / fraction)
+            margin = settings.margin or self.network.receptive_radius or 0
+            smallest = [
+                math.ceil((2 * max(margin, n) + n) / d) * d for n, d in zip(self.network.divisor, divisor, strict=True)
+            ]
+            tile = tuple(max(int(side // d) * d, s) for d, s in zip(divisor, smallest, strict=True))
+            tile = tuple(min(t, n) for t, n in zip(tile, plane, strict=True))
+        return replace(settings, tile=tile, batch_size=batch_size, space=space)
 
     def display_ranges(self, units: Units) -> list[tuple[float, float]] | None:
         """(low, high) per target for viewers: what 98% of the training targets' pixels lie within; None if unknown."""
@@ -247,10 +267,11 @@ class Predictor:
             limits = (limits - self.target_location[:, None]) / self.target_scale[:, None]
         return [(float(low), float(high)) for low, high in limits]
 
-    def _divisor(self, tta: Tta) -> tuple[int, int]:
-        """What Y and X are padded to: rotated by 90°, either must suit the other's divisor."""
-        divisor = self.network.divisor
-        return divisor if tta == "none" else (math.lcm(*divisor),) * 2
+    def _divisor(self, tta: Tta, space: int) -> tuple[int, int]:
+        """What Y and X are padded to: each device gets as many rows, at every stride of the network; rotated by 90°,
+        either must suit the other's divisor."""
+        y, x = self.network.divisor
+        return (y * space, x) if tta == "none" else (math.lcm(y * space, x),) * 2
 
     def _location_scale(
         self, stacks: np.ndarray, statistics: Mapping[str, Mapping[str, float]] | None
