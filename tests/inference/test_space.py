@@ -47,13 +47,13 @@ compare(predict(odd, space=4), padding.crop(predict(padding.pad(odd))))
 from vsjax.training.collectives import read_collectives
 output = predictor.network(stack[None, :5], 8)
 assert {shard.data.shape[2] for shard in output.addressable_shards} == {32}
-kinds = {one.operation for one in read_collectives(predictor.network._compile((1, 5, 256, 32, 1), 8).as_text())}
+kinds = {one.operation for one in read_collectives(predictor.network.compiled((1, 5, 256, 32, 1), 8).as_text())}
 assert kinds == {"collective-permute", "all-reduce"}, kinds
 
 # A plane that one device cannot hold is shared, not tiled: memory made scarce between the needs of one and of eight
 import vsjax.inference.network as network
 shape = (1, 5, 8192, 32, 1)
-needs = {n: network._bytes_needed(predictor.network._compile(shape, n)) for n in (1, 8)}
+needs = {n: network._bytes_needed(predictor.network.compiled(shape, n)) for n in (1, 8)}
 assert needs[8] < needs[1] / 2, needs
 network._free_bytes = lambda device, space: (needs[1] + needs[8]) // 2
 chosen = predictor.resolve((5, 8192, 32, 1), PredictionSettings())

@@ -59,7 +59,7 @@ class Network:
 
         `space` devices share Y, which must be a multiple of `space * divisor`; the result lies on them likewise.
         """
-        compiled = self._compile(windows.shape, space)
+        compiled = self.compiled(windows.shape, space)
         if space == 1:
             return compiled(self._variables[1], jnp.asarray(windows, jnp.float32))
         windows = windows.astype(np.float32)
@@ -72,7 +72,7 @@ class Network:
         The compiler's own account is used, so nothing is computed; if they fit, the compiled function is kept.
         """
         try:
-            needed = _bytes_needed(self._compile(shape, space))
+            needed = _bytes_needed(self.compiled(shape, space))
         except jax.errors.JaxRuntimeError as error:  # choosing convolution algorithms on a GPU needs memory too
             if "RESOURCE_EXHAUSTED" not in str(error):
                 raise
@@ -82,7 +82,8 @@ class Network:
             del self._compiled[shape, space]
         return fraction <= 1, fraction
 
-    def _compile(self, shape: Shape, space: int) -> jax.stages.Compiled:
+    def compiled(self, shape: Shape, space: int) -> jax.stages.Compiled:
+        """The program for inputs of this shape on `space` devices."""
         if (shape, space) not in self._compiled:
 
             def apply(variables: Any, x: jax.Array) -> jax.Array:
