@@ -9,5 +9,9 @@ class UserError(Exception):
     """
 
 
+class WriteError(UserError):
+    """The disk does not take any more: no space, or no right to write. What was written before is whole."""
+
+
 class Preempted(Exception):
     """The machine was asked back (SIGTERM); what was done is saved. Programs print the line and exit with status 75."""

@@ -5,10 +5,12 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import jax
 
-from vsjax.errors import Preempted, UserError
+from vsjax.disk import writing
+from vsjax.errors import Preempted, UserError, WriteError
 
 RESTART = 75  # EX_TEMPFAIL of sysexits.h: "try again later"; the launchers in scripts/ start such a job again
 
@@ -19,10 +21,14 @@ def run_program(name: str, main: Callable[[], None]) -> None:
     _show_log()
     _keep_compiled_programs()
     try:
-        main()
+        with writing(Path.cwd()):
+            main()
+    except WriteError as error:
+        print(f"\nvsjax.{name}: error: {_one_line(error)}", file=sys.stderr)  # below the progress bar
+        sys.stdout.flush()
+        os._exit(1)  # open files and the libraries' threads would try to write again, and complain at length
     except UserError as error:
-        message = " ".join(str(error).split())
-        print(f"vsjax.{name}: error: {message}", file=sys.stderr)
+        print(f"vsjax.{name}: error: {_one_line(error)}", file=sys.stderr)
         sys.exit(1)
     except Preempted as stop:
         print(f"vsjax.{name}: {stop}", file=sys.stderr)
@@ -32,10 +38,21 @@ def run_program(name: str, main: Callable[[], None]) -> None:
         sys.exit(130)
 
 
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())
+
+
+def _tell_of_unraisable(unraisable: Any) -> None:
+    """What Python says, except of what TensorStore says of writes that Orbax gave up when one of them failed."""
+    if str(unraisable.exc_value) != "Event loop is closed":
+        sys.__unraisablehook__(unraisable)
+
+
 def _show_log() -> None:
     """vsjax's own messages on standard error; of the libraries' only warnings: they tell of every file they touch."""
     logging.getLogger().setLevel(logging.WARNING)
-    logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax warns of metadata that its own writer leaves out
+    logging.getLogger("absl").setLevel(logging.CRITICAL)  # Orbax warns of what it leaves out, and raises what fails
+    sys.unraisablehook = _tell_of_unraisable
     logger = logging.getLogger("vsjax")
     logger.setLevel(logging.INFO)
     logger.propagate = False

@@ -15,6 +15,7 @@ from absl import app, flags
 from ml_collections import ConfigDict, config_flags
 from tqdm import tqdm
 
+from vsjax.disk import writing
 from vsjax.errors import Preempted, UserError
 from vsjax.program import run_program
 from vsjax.tasks.registry import complete_model, make_task
@@ -99,7 +100,8 @@ def train(config: ConfigDict, workdir: str | Path) -> dict[str, float]:
         state = apply_initial(initial, state) if initial else state
     writer = MetricWriter(workdir, first_step) if is_first_process else NullWriter()
     if is_first_process:
-        describe_model(task, state.variables, first_batch, workdir)
+        with writing(workdir):
+            describe_model(task, state.variables, first_batch, workdir)
 
     # --- Step, compiled ahead, which gives the state's memory back to it; and evaluation
     @partial(jax.jit, donate_argnums=0, out_shardings=(shardings, replicated(mesh)))

@@ -15,7 +15,8 @@ from urllib.parse import unquote, urlsplit
 
 import tensorstore as ts
 
-from vsjax.errors import UserError
+from vsjax.disk import refusal_in, refusal_message
+from vsjax.errors import UserError, WriteError
 
 CACHE_BYTES = 512 << 20  # decoded chunks shared by every array of the process
 _UPDATE_ATTEMPTS = 100
@@ -218,11 +219,14 @@ def parse_object(content: bytes, where: str) -> dict[str, Any]:
 
 
 def resolve(future: ts.Future, where: str, action: str = "read") -> Any:
-    """Wait for TensorStore; what it cannot do becomes a UserError that names `where` and TensorStore's reason."""
+    """Wait for TensorStore; what it cannot do becomes a UserError that names `where` and TensorStore's reason,
+    a WriteError where the disk is full or may not be written to."""
     try:
         return future.result()
     except Exception as error:  # TensorStore raises ValueError, OSError, NotImplementedError ... for the same causes
         reason = " ".join(str(error).split()).split(" [tensorstore_spec=")[0].split(" [source locations=")[0]
+        if action != "read" and (number := refusal_in(reason)) is not None:
+            raise WriteError(refusal_message(where, number)) from error
         raise UserError(
             f"{where}: cannot be {action}: {reason}; check that the file is complete and accessible"
         ) from error

@@ -16,6 +16,7 @@ import jax
 import orbax.checkpoint as ocp
 from jax.sharding import SingleDeviceSharding
 
+from vsjax.disk import writing
 from vsjax.errors import UserError
 from vsjax.version import __version__
 
@@ -40,7 +41,11 @@ class Checkpoint:
 
 
 class CheckpointStore:
-    """Saves and restores the checkpoints of one run, asynchronously."""
+    """Saves and restores the checkpoints of one run, asynchronously.
+
+    Saving raises WriteError where the disk does not take the checkpoint, or did not take the one before; what was whole
+    stays so.
+    """
 
     def __init__(self, workdir: str | Path) -> None:
         folder = Path(workdir).absolute() / "checkpoints"
@@ -67,7 +72,8 @@ class CheckpointStore:
         self.wait()  # several processes can save one thing at a time: Orbax names its barriers after nothing
         items = {name: ocp.args.StandardSave(tree) for name, tree in trees.items() if jax.tree.leaves(tree)}
         record = {"vsjax_version": __version__, "step": step, **description}
-        manager.save(step, args=ocp.args.Composite(description=ocp.args.JsonSave(record), **items), force=True)
+        with writing(manager.directory):
+            manager.save(step, args=ocp.args.Composite(description=ocp.args.JsonSave(record), **items), force=True)
 
     def restore_last(self, step: int, state: Any) -> tuple[Any, dict[str, Any]]:
         """The state and the description at `step`; `state` holds `jax.ShapeDtypeStruct`s with shardings.
@@ -91,9 +97,10 @@ class CheckpointStore:
         return state.replace(**{name: restored[name] for name in items}), description
 
     def wait(self) -> None:
-        """Block until everything saved is on disk."""
+        """Block until everything saved is on disk. WriteError where the disk does not take it."""
         for manager in self._managers.values():
-            manager.wait_until_finished()
+            with writing(manager.directory):
+                manager.wait_until_finished()
 
     def close(self) -> None:
         """Wait, then release the threads."""
@@ -188,11 +195,12 @@ def _half_written(folder: Path, item: str, error: Exception) -> str:
 
 def _manager(folder: Path) -> ocp.CheckpointManager:
     handlers = {name: ocp.StandardCheckpointHandler() for name in ("variables", "average", "optimizer")}
-    return ocp.CheckpointManager(
-        folder,
-        item_handlers={**handlers, "description": ocp.JsonCheckpointHandler()},  # to read what another process wrote
-        options=ocp.CheckpointManagerOptions(max_to_keep=1, create=True),
-    )
+    with writing(folder):
+        return ocp.CheckpointManager(
+            folder,
+            item_handlers={**handlers, "description": ocp.JsonCheckpointHandler()},  # to read another process's
+            options=ocp.CheckpointManagerOptions(max_to_keep=1, create=True),
+        )
 
 
 def _steps(folder: Path) -> list[int]:

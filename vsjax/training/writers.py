@@ -1,52 +1,69 @@
 """Where metrics and images of a run go: TensorBoard event files and `metrics.jsonl`, behind clu's method names."""
 
 import json
+import os
+import time
 from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from tensorboardX import SummaryWriter
+from tensorboardX import summary
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto.event_pb2 import Event, SessionLog
+
+from vsjax.disk import writing
 
 
 class MetricWriter:
     """Writes scalars to TensorBoard and `metrics.jsonl`, images to TensorBoard and `images/`.
 
     A run that resumes at `first_step` drops what an interrupted one wrote from that step on, so that every step stands
-    in the log once.
+    in the log once. Events are written at once, not by tensorboardX's thread, which dies silently when the disk is full
+    and lets the run hang. Every method raises WriteError where the disk takes no more.
     """
 
     def __init__(self, workdir: Path, first_step: int) -> None:
+        self._workdir = workdir
         self._images = workdir / "images"
-        self._images.mkdir(parents=True, exist_ok=True)
         path = workdir / "metrics.jsonl"
-        _keep_before(path, first_step)
-        self._lines = path.open("a", buffering=1)  # a line at a time, to be followed
-        self._board = SummaryWriter(str(workdir / "tensorboard"), purge_step=first_step)
+        with writing(workdir):
+            self._images.mkdir(parents=True, exist_ok=True)
+            (workdir / "tensorboard").mkdir(exist_ok=True)
+            _keep_before(path, first_step)
+            self._lines = path.open("a", buffering=1)  # a line at a time, to be followed
+            self._board = EventsWriter(str(workdir / "tensorboard" / "events"))
+            self._write_event(step=first_step, session_log=SessionLog(status=SessionLog.START))  # later steps are void
 
     def write_scalars(self, step: int, scalars: Mapping[str, float]) -> None:
         """One line of `metrics.jsonl` and one TensorBoard point per value."""
         values = {name: float(value) for name, value in scalars.items()}
-        self._lines.write(json.dumps({"step": step, **values}) + "\n")
-        for name, value in values.items():
-            self._board.add_scalar(name, value, step)
+        with writing(self._workdir):
+            self._lines.write(json.dumps({"step": step, **values}) + "\n")
+            for name, value in values.items():
+                self._write_event(step=step, summary=summary.scalar(name, value))
 
     def write_images(self, step: int, images: Mapping[str, np.ndarray]) -> None:
         """RGB images `[Y, X, 3]`, uint8."""
-        for name, image in images.items():
-            self._board.add_image(name, image, step, dataformats="HWC")
-            Image.fromarray(image).save(self._images / f"{name.replace('/', '_')}_{step:07d}.png")
+        with writing(self._workdir):
+            for name, image in images.items():
+                self._write_event(step=step, summary=summary.image(name, image, dataformats="HWC"))
+                Image.fromarray(image).save(self._images / f"{name.replace('/', '_')}_{step:07d}.png")
 
     def flush(self) -> None:
         """Bring everything written so far to disk."""
-        self._lines.flush()
-        self._board.flush()
+        with writing(self._workdir):
+            self._lines.flush()
+            self._board.flush()
 
     def close(self) -> None:
         """Flush and close the files."""
-        self.flush()
-        self._lines.close()
-        self._board.close()
+        with writing(self._workdir):
+            self._lines.close()
+            self._board.close()
+
+    def _write_event(self, **content: object) -> None:
+        self._board.write_event(Event(wall_time=time.time(), **content))
 
 
 class NullWriter(MetricWriter):
@@ -69,14 +86,15 @@ class NullWriter(MetricWriter):
 
 
 def _keep_before(path: Path, step: int) -> None:
-    """Drop the lines of `path` from `step` on, and a last line that a killed run left unfinished."""
+    """Cut `path` off at the first line after `step`, or that a killed run left unfinished. Needs no space."""
     if not path.exists():
         return
-    kept = []
-    for line in path.read_text().splitlines(keepends=True):
+    length = 0
+    for line in path.read_bytes().splitlines(keepends=True):
         try:
-            if line.endswith("\n") and json.loads(line)["step"] <= step:
-                kept.append(line)
-        except json.JSONDecodeError:
+            if not line.endswith(b"\n") or json.loads(line)["step"] > step:
+                break
+        except ValueError:
             break
-    path.write_text("".join(kept))
+        length += len(line)
+    os.truncate(path, length)

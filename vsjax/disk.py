@@ -1,0 +1,66 @@
+"""Outputs that the disk does not take: which errors say so, in whatever library's words, and what the user can do."""
+
+import errno
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from vsjax.errors import UserError, WriteError
+
+_REMEDIES = {
+    errno.ENOSPC: "free space",
+    errno.EDQUOT: "free space, or have the quota raised",
+    errno.EFBIG: "raise the limit of a file's size (ulimit -f)",
+    errno.EROFS: "make it writable",
+    errno.EACCES: "make it writable",
+    errno.EPERM: "make it writable",
+}
+
+
+@contextmanager
+def writing(path: str | Path) -> Iterator[None]:
+    """Turn what the disk refuses inside the block into a WriteError that names `path`; other errors pass.
+
+    Raises:
+        WriteError: no space, no right to write, a file too large.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        if (number := _refusal(error)) is None:
+            raise
+        message = refusal_message(path, number)
+    else:
+        return
+    raise WriteError(message)  # outside of the handler, so that nothing of the libraries' stays alive
+
+
+def refusal_message(path: str | Path, number: int) -> str:
+    """The line for a user: the path, the reason for `errno` number and the remedy."""
+    return (
+        f"{path}: cannot be written: {os.strerror(number)}; {_REMEDIES[number]} and give the same command again, "
+        "what was saved is whole"
+    )
+
+
+def refusal_in(text: str) -> int | None:
+    """The `errno` number in TensorStore's "[os_error_code='28']", None where it is not of the disk's refusals."""
+    found = re.search(r"os_error_code='(\d+)'", text)
+    return int(found[1]) if found and int(found[1]) in _REMEDIES else None
+
+
+def _refusal(error: BaseException | None) -> int | None:
+    """The `errno` number, searched in an error and in what led to it: libraries wrap it in errors of their own."""
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        if isinstance(error, OSError) and error.errno in _REMEDIES:
+            return error.errno
+        if (number := refusal_in(str(error))) is not None:
+            return number
+        seen.add(id(error))
+        error = error.__cause__ or error.__context__
+    return None
