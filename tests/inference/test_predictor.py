@@ -234,9 +234,9 @@ class _Recorder:
     def __getattr__(self, name):
         return getattr(self._network, name)
 
-    def __call__(self, windows):
+    def __call__(self, windows, space):
         self._seen.append(windows.shape)
-        return self._network(windows)
+        return self._network(windows, space)
 
 
 def test_predictions_do_not_depend_on_the_batch(tmp_path, random):
