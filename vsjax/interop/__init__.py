@@ -1,2 +1,2 @@
 """Weights and formats of other software: VisCy, timm, safetensors. Files are parsed, never executed. It may import
-`models` and `training.checkpoint`."""
+`data.normalization`, `models` and `training.checkpoint`."""
