@@ -121,6 +121,7 @@ def train(config: ConfigDict, workdir: str | Path) -> dict[str, float]:
 
     # --- Loop
     preemption = Preemption()
+    fake_devices = jax.default_backend() == "cpu" and jax.local_device_count() > 1  # two steps at once can block these
     done = first_step
     batches = data.training(first_step)
     pending: list[Arrays] = []
@@ -130,6 +131,8 @@ def train(config: ConfigDict, workdir: str | Path) -> dict[str, float]:
     for done in range(first_step + 1, config.train.steps + 1):
         state, step_metrics = update(state, put_batch(mesh, next(batches), batch_size))
         pending.append(step_metrics)
+        if fake_devices:
+            jax.block_until_ready(step_metrics)
         bar.update()
         log, validate, save = (
             done == config.train.steps or done % every == 0

@@ -142,7 +142,7 @@ def test_tile_and_batch_are_chosen_once_for_all(work):
     """A process with other free memory takes what the first one that met the shape has recorded."""
     predict_plate(load(work / "run"), work / "P.zarr", work / "S.zarr", process=0, processes=2)
     (record,) = records(work / "S.zarr").values()
-    assert record["resolved"] == {"4x32x32x1": {"tile": [32, 32], "batch_size": 2}}
+    assert record["resolved"] == {"4x32x32x1": {"tile": [32, 32], "batch_size": 2, "space": 1}}
     other = load(work / "run")
     resolve, tiles = other.resolve, []
     other.resolve = lambda shape, settings: (tiles.append(settings.tile), resolve(shape, settings))[1]
