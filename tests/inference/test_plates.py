@@ -241,7 +241,7 @@ def test_diverged_network_is_named(tmp_path):
     save_checkpoint(tmp_path / "run", target=("nuclei",), level="none")
     predictor = load(tmp_path / "run")
     make_plate(tmp_path / "P.zarr", names=["A/1/0"], shape=(1, 2, 4, 8, 8))
-    poisoned = predictor.network._variables["params"]["Conv_0"]
+    poisoned = predictor.network._variables[1]["params"]["Conv_0"]
     poisoned["bias"] = poisoned["bias"].at[0].set(np.nan)
     with pytest.raises(UserError, match=r"A/1/0, time point 0: channel 'nuclei': .*prediction.*NaN"):
         predict_plate(predictor, tmp_path / "P.zarr", tmp_path / "S.zarr")
