@@ -150,7 +150,7 @@ def test_validation_sees_every_crop_once(plates):
     crops = grid_crops(fields, SIZE, 1000)
     assert len(crops) == 4 * 2 * 3 * 2
     reader = CropReader(fields, SIZE, FOV, FOV)
-    found = list(evaluation_batches(crops, reader, 10, slice(0, 10)))
+    found = list(evaluation_batches(crops, reader, 10))
     assert sum(batch["weight"].sum() for batch in found) == len(crops)
     assert [len(batch["source"]) for batch in found] == [10] * 5
     total = sum((batch["source"].sum(axis=(1, 2, 3, 4)) * batch["weight"]).sum() for batch in found)

@@ -1,5 +1,10 @@
 """The shifted sum and its gradient rule against SciPy and against XLA's convolution."""
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,6 +12,8 @@ import pytest
 from scipy.signal import correlate2d
 
 from vsjax.models.depthwise import depthwise_conv
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.mark.parametrize("implementation", ["shift", "conv"])
@@ -48,3 +55,33 @@ def test_bfloat16_sums_in_float32():
 def test_a_misspelt_implementation_is_refused():
     with pytest.raises(ValueError, match="auto, shift, conv"):
         depthwise_conv(jnp.zeros((1, 8, 8, 2)), jnp.zeros((7, 7, 2)), "fast")
+
+
+PARTS = """
+import jax, numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
+from scipy import ndimage
+from vsjax.models.depthwise import depthwise_conv
+from vsjax.training.mesh import make_mesh, replicated
+
+rng = np.random.default_rng(0)
+kernel = rng.normal(size=(7, 7, 3)).astype(np.float32)
+for sizes in ((2, 1, 2), (2, 2, 2), (4, 1, 2)):
+    mesh = make_mesh(dict(zip(("data", "fsdp", "space"), sizes)), jax.devices()[: int(np.prod(sizes))])
+    parts = NamedSharding(mesh, PartitionSpec(("data", "fsdp"), "space"))
+    convolve = jax.jit(lambda x, k: depthwise_conv(x, k, "conv"), out_shardings=parts)
+    for plane in ((2, 1), (2, 6), (4, 2), (4, 3), (6, 2), (16, 16)):
+        x = rng.normal(size=(4, *plane, 3)).astype(np.float32)
+        found = convolve(jax.device_put(x, parts), jax.device_put(kernel, replicated(mesh)))
+        expected = np.stack([
+            np.stack([ndimage.correlate(one[..., c], kernel[..., c], mode="constant") for c in range(3)], axis=-1)
+            for one in x.astype(np.float64)
+        ])
+        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4, err_msg=f"{sizes} {plane}")
+"""
+
+
+def test_planes_of_a_few_pixels_are_right_on_parts_of_samples_and_rows():
+    """What XLA's partitioner does wrong with all 7x7 taps: without the fix, every plane but the last fails here."""
+    env = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=8", "JAX_PLATFORMS": "cpu"}
+    subprocess.run([sys.executable, "-c", PARTS], env=env, check=True, timeout=120, cwd=ROOT)

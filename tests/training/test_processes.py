@@ -33,7 +33,7 @@ def command(workdir, plate, *more):
     return [sys.executable, "-m", "vsjax.train", config, f"--workdir={workdir}", *flags, *more]
 
 
-def start(workdir, plate, processes, devices=1):
+def start(workdir, plate, processes, devices=1, *more):
     """So many processes of one training, each with so many devices."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
@@ -45,7 +45,7 @@ def start(workdir, plate, processes, devices=1):
     started = []
     for number in range(processes):
         others = [f"--coordinator=localhost:{port}", f"--processes={processes}", f"--process={number}"]
-        line = command(workdir, plate, *(others if processes > 1 else []))
+        line = command(workdir, plate, *(others if processes > 1 else []), *more)
         started.append(subprocess.Popen(line, cwd=ROOT, env=env, stderr=subprocess.PIPE, text=True))
     return started
 
@@ -108,6 +108,20 @@ def test_two_processes_told_to_stop_are_continued_by_one(alone, simulated_plate,
     assert f"going on from step {stopped}" in said[0]
     assert_same_curve(log_of(workdir), log_of(alone))
     assert len(list((workdir / "images").iterdir())) == 2
+
+
+@pytest.mark.slow
+def test_eight_devices_in_another_mesh_are_continued_by_one(alone, simulated_plate, tmp_path):
+    """Parameters and moments that were spread over `fsdp` come back whole, and the data go on at the same step."""
+    workdir = tmp_path / "run"
+    started = start(workdir, simulated_plate, 1, 8, "--config.mesh.fsdp=2", "--config.mesh.space=2")
+    wait_for(workdir, 10, started)
+    started[0].send_signal(signal.SIGTERM)
+    statuses, said = finish(started)
+    assert statuses == [75], said
+    statuses, said = finish(start(workdir, simulated_plate, 1))
+    assert statuses == [0], said
+    assert_same_curve(log_of(workdir), log_of(alone))
 
 
 @pytest.mark.slow
