@@ -5,7 +5,6 @@ al. 2025, Methods "VSNeuromast"), which makes dim and bright cells more alike. T
 new plate beside all the channels of the old one.
 """
 
-import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -20,7 +19,7 @@ from vsjax.data.plate_reader import Plate
 from vsjax.data.plate_writer import PlateWriter, create_plate
 from vsjax.data.position import Position
 from vsjax.data.statistics import ATTRIBUTE as STATISTICS
-from vsjax.data.storage import Store, resolve
+from vsjax.data.storage import Store, check_apart, resolve
 from vsjax.data.zarr_group import open_top
 from vsjax.errors import UserError
 
@@ -97,7 +96,7 @@ def equalize_plate(
     Raises UserError before anything is written for a channel that is missing or there already, and where something is
     in the way; during the work for a volume that cannot be read, is not finite or constant.
     """
-    _check_apart(plate.url, str(output))
+    check_apart(plate.url, str(output))
     times = _check_positions(plate, settings)
     local = Store(plate.url).local_path
     record = settings.record(plate.url if local is None else str(local.resolve()))
@@ -117,18 +116,6 @@ def equalize_plate(
     for _ in (progress or (lambda items, **_: items))(volumes, total=total, desc="equalising"):
         pass
     writer.write_attribute(ATTRIBUTE, {**record, "finished": True})
-
-
-def _check_apart(source: str, output: str) -> None:
-    """UserError where one plate lies in the other: nothing may damage what is read from."""
-    folders = [Store(url).local_path for url in (source, output)]
-    if None in folders:
-        inside = source.rstrip("/") == output.rstrip("/")
-    else:
-        paths = [os.path.realpath(folder) for folder in folders]
-        inside = os.path.commonpath(paths) in paths
-    if inside:
-        raise UserError(f"{output}: --output and --plate ({source}) lie in one another; choose another --output")
 
 
 def _check_positions(plate: Plate, settings: Equalization) -> dict[str, int]:

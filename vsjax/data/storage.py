@@ -230,3 +230,15 @@ def resolve(future: ts.Future, where: str, action: str = "read") -> Any:
         raise UserError(
             f"{where}: cannot be {action}: {reason}; check that the file is complete and accessible"
         ) from error
+
+
+def check_apart(source: str, output: str) -> None:
+    """UserError where the output is the input, lies in it or around it: nothing may damage what is read from."""
+    folders = [Store(url).local_path for url in (source, output)]
+    if None in folders:
+        inside = source.rstrip("/") == output.rstrip("/")
+    else:
+        paths = [os.path.realpath(folder) for folder in folders]
+        inside = os.path.commonpath(paths) in paths
+    if inside:
+        raise UserError(f"{output}: --output and the input ({source}) lie in one another; choose another --output")

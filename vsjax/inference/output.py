@@ -7,7 +7,6 @@ moment a run is killed at, what is marked is whole. When all positions are finis
 
 import functools
 import logging
-import os
 import time
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -186,18 +185,6 @@ def _read_record(url: str | Path) -> dict[str, Any] | None:
     if not isinstance(record, Mapping) or "checkpoint" not in record:
         raise UserError(f"{url}: exists and was not made by vsjax.predict; {REMEDY}")
     return dict(record)
-
-
-def check_apart(source: str, output: str) -> None:
-    """UserError where the output is the input, lies in it or around it: nothing may damage what is predicted from."""
-    folders = [Store(url).local_path for url in (source, output)]
-    if None in folders:
-        inside = source.rstrip("/") == output.rstrip("/")
-    else:
-        paths = [os.path.realpath(folder) for folder in folders]
-        inside = os.path.commonpath(paths) in paths
-    if inside:
-        raise UserError(f"{output}: --output and --input ({source}) lie in one another; choose another --output")
 
 
 def _is_empty_folder(store: Store) -> bool:

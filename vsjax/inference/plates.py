@@ -19,10 +19,10 @@ import tensorstore as ts
 from tqdm import tqdm
 
 from vsjax.data.plate import Plate, Position, open_plate, read
-from vsjax.data.storage import Store, resolve
+from vsjax.data.storage import Store, check_apart, resolve
 from vsjax.errors import UserError
 from vsjax.inference.fields import Field, PositionNames, open_field, share
-from vsjax.inference.output import REMEDY, OutputPlate, begin_output, check_apart, find_begun, join_output
+from vsjax.inference.output import REMEDY, OutputPlate, begin_output, find_begun, join_output
 from vsjax.inference.predictor import PredictionSettings, Predictor
 from vsjax.version import __version__
 
