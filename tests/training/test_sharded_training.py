@@ -14,6 +14,9 @@ ROOT = Path(__file__).resolve().parents[2]
 SMALL = 1000  # bytes: statistics of a norm, a data range, the order of a mask's cells
 HALO = 14  # rows: the SSIM's windows reach 10, and the rows that they lose shift the parts by up to 4
 ROWS = 256 // 8  # of a patch on each of eight devices
+# Bytes of the depthwise kernels' taps that meet only padding where planes are 2 and 1 pixels wide (of 7 columns 4 and 6
+# in encoder_2, encoder_3 and the decoder's first stage): they have no gradient to send.
+IDLE = 4 * 7 * (4 * 24 + 6 * 32 + 4 * 24)
 
 
 def curves(path, *arguments, flags=""):
@@ -47,7 +50,7 @@ def test_unext2_over_data_and_over_space(tmp_path):
     found = short(tmp_path, "unext2", "8,1,1", "1,1,8")
     data, space = found[8, 1, 1], found[1, 1, 8]
     ((size, _),) = large(data, "all-reduce")
-    assert size == pytest.approx(data["parameter_bytes"], rel=0.01)
+    assert size == pytest.approx(data["parameter_bytes"] - IDLE, abs=SMALL)
     assert all(size < SMALL or kind == "all-reduce" for kind, size, *_ in data["collectives"])
 
     assert not [kind for kind, size, *_ in space["collectives"] if kind == "all-gather"]
@@ -56,7 +59,8 @@ def test_unext2_over_data_and_over_space(tmp_path):
     assert any(shape[-3] == 3 and shape[-1] == 28 * 4 // 2 for shape in halos), halos  # of the 7x7 convolutions
     assert max(shape[-3] for shape in halos) <= HALO < ROWS
     gradients = sum(size for size, _ in large(space, "all-reduce"))
-    assert data["parameter_bytes"] * 0.99 < gradients < data["parameter_bytes"] * 1.3  # and GRN's sums over the plane
+    sent = data["parameter_bytes"] - IDLE
+    assert 0.99 * sent < gradients < 1.3 * sent  # and GRN's sums over the plane
 
 
 def test_fcmae_over_all_axes(tmp_path):
