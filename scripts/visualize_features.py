@@ -16,13 +16,13 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from vsjax.data.normalization import location_scale
+from vsjax.data.normalization import patch_location_scale
 from vsjax.data.plate import Position, open_plate, read
-from vsjax.data.statistics import read_statistics
 from vsjax.errors import UserError
 from vsjax.evaluation.feature_maps import capture_features, principal_components, stage_names, to_rgb
 from vsjax.evaluation.figures import DPI, STYLE, contrast_limits, draw_scale_bar
 from vsjax.evaluation.report import replacing
+from vsjax.inference.fields import open_field
 from vsjax.inference.predictor import Predictor
 from vsjax.models.registry import build_model
 from vsjax.program import run_program
@@ -84,13 +84,12 @@ def read_window(
     Raises:
         UserError: the position is too small, `z` is outside, or a channel or its statistics are missing.
     """
-    indices = [position.channel_index(channel) for channel in channels]
-    if len(indices) != len(predictor.source_channels):
-        raise UserError(f"--source: the model takes {len(predictor.source_channels)} channels, not {len(indices)}")
+    if len(channels) != len(predictor.source_channels):
+        raise UserError(f"--source: the model takes {len(predictor.source_channels)} channels, not {len(channels)}")
+    field = open_field(predictor, position, channels)
     depth, rows, columns = position.shape[2:]
-    if not 0 <= z < depth or depth < predictor.in_depth:
-        raise UserError(f"{position.url}: has slices 0 to {depth - 1}; --z {z} and the {predictor.in_depth} slices "
-                        "that the network sees must lie in them")  # fmt: skip
+    if not 0 <= z < depth:
+        raise UserError(f"{position.url}: has slices 0 to {depth - 1}; --z {z} must be one of them")
     start = min(max(z - predictor.in_depth // 2, 0), depth - predictor.in_depth)
     limits = (crop or (CROP, CROP), (rows, columns), predictor.network.divisor)
     sizes = [min(wanted, size) // divisor * divisor for wanted, size, divisor in zip(*limits, strict=True)]
@@ -98,29 +97,14 @@ def read_window(
         raise UserError(f"{position.url}: --crop must be at least {predictor.network.divisor}, the network's divisor, "
                         f"in a field of {(rows, columns)}")  # fmt: skip
     y, x = (rows - sizes[0]) // 2, (columns - sizes[1]) // 2
-    part = position.array()[0, indices, start : start + predictor.in_depth, y : y + sizes[0], x : x + sizes[1]]
+    part = position.array()[
+        0, list(field.channels), start : start + predictor.in_depth, y : y + sizes[0], x : x + sizes[1]
+    ]
     stack = np.moveaxis(np.asarray(read(part.read(), position.url), np.float32), 0, -1)
-    location, scale = _location_scale(position, predictor, channels, stack)
+    location, scale = field.normalization[0]
+    if location is None:  # the model normalises every patch by itself
+        location, scale = map(np.asarray, patch_location_scale(stack[None], predictor.normalization.statistic))
     return ((stack - location) / scale)[None], z - start
-
-
-def _location_scale(
-    position: Position, predictor: Predictor, channels: Sequence[str], stack: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """What normalises the first time point, `[C]`."""
-    level, statistic = predictor.normalization.level, predictor.normalization.statistic
-    if level == "none":
-        return np.zeros(len(channels), np.float32), np.ones(len(channels), np.float32)
-    if level == "patch":
-        pixels = stack.reshape(-1, stack.shape[-1])
-        if statistic == "mean_std":
-            return pixels.mean(axis=0), pixels.std(axis=0)
-        low, middle, high = np.percentile(pixels, (25, 50, 75), axis=0).astype(np.float32)
-        return middle, high - low
-    stored = {name: read_statistics(position, name, level) for name in channels}
-    pairs = [location_scale(stored[name], statistic, f"{name} of {position.url}") for name in channels]
-    location, scale = np.array(pairs, np.float32).T
-    return location, scale
 
 
 def picture_stage(name: str, features: np.ndarray, at: int, depth: int) -> Picture:

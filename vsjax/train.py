@@ -64,7 +64,7 @@ def train(config: ConfigDict, workdir: str | Path) -> dict[str, float]:
         config.model.update(complete_model(config))
     mesh = make_mesh(config.mesh)
     batch_size = config.data.batch_size
-    check_batch(mesh, batch_size, config.data.patch[1], config.train.accumulate)
+    check_batch(mesh, batch_size, config.train.accumulate)
     task = make_task(config, image_sharding(mesh))
     for field in ("patch", "val_patch"):
         check_plane(mesh, f"config.data.{field}", (config.data[field] or config.data.patch)[1], task.model.divisor[1])

@@ -47,20 +47,16 @@ def make_mesh(sizes: Mapping[str, int], devices: Sequence[jax.Device] | None = N
     return jax.make_mesh(tuple(shape), AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices)
 
 
-def check_batch(mesh: Mesh, batch_size: int, patch_y: int, accumulate: int = 1) -> None:
-    """Refuse a batch or a patch that does not divide over the mesh, naming both numbers."""
+def check_batch(mesh: Mesh, batch_size: int, accumulate: int = 1) -> None:
+    """Refuse a batch that does not divide over the mesh and the parts it is computed in, naming both numbers."""
+    if accumulate < 1:
+        raise UserError(f"config.train.accumulate={accumulate} must be at least 1")
     groups = mesh.shape["data"] * mesh.shape["fsdp"]
-    if accumulate < 1 or batch_size % (groups * accumulate):
-        parts = f"{groups} devices (mesh data x fsdp)" + f" x {accumulate} parts (config.train.accumulate)" * (
-            accumulate != 1
-        )
+    if batch_size % (groups * accumulate):
+        parts = f" x {accumulate} parts (config.train.accumulate)" if accumulate > 1 else ""
         raise UserError(
-            f"config.data.batch_size={batch_size} does not divide over {parts}; set a multiple of {groups * accumulate}"
-        )
-    if patch_y % mesh.shape["space"]:
-        raise UserError(
-            f"config.data.patch: Y={patch_y} does not divide over {mesh.shape['space']} devices (mesh space); "
-            f"set a multiple of {mesh.shape['space']}"
+            f"config.data.batch_size={batch_size} does not divide over {groups} devices (mesh data x fsdp){parts}; "
+            f"set a multiple of {groups * accumulate}"
         )
 
 
