@@ -20,7 +20,7 @@ import jax  # after the flags
 
 from scripts.sharded_curves import MESHES
 from scripts.sharded_step import ATTO, compile_sharded, initial_state, small_config
-from vsjax.training.collectives import OPERATIONS, Collective, read_collectives, total_bytes
+from vsjax.runtime.collectives import OPERATIONS, Collective, read_collectives, total_bytes
 
 
 def main() -> None:

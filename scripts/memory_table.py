@@ -19,7 +19,7 @@ import numpy as np
 
 from vsjax.inference.network import Network
 from vsjax.models.registry import build_model
-from vsjax.training.checkpoint import load_checkpoint, save_variables
+from vsjax.runtime.checkpoint import load_checkpoint, save_variables
 
 MODEL = {
     "in_channels": 1,

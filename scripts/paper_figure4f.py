@@ -21,12 +21,12 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from configs.common import base_config, small_data_augmentation
-from vsjax.data.plate import open_plate
-from vsjax.data.statistics import write_statistics
 from vsjax.evaluate import evaluate
 from vsjax.inference.plates import predict_plate
 from vsjax.inference.predictor import PredictionSettings, load
+from vsjax.intensity.statistics import write_statistics
 from vsjax.optics.cells import CellModel
+from vsjax.plates.reader import open_plate
 from vsjax.program import run_program
 from vsjax.simulate import SimulationConfig, write_plate
 from vsjax.train import train

@@ -3,7 +3,7 @@
 
     python scripts/paper_table1.py
 
-Multiply-adds are those of convolutions and matrix products (`vsjax.training.cost`); nothing is computed. VisCy's are
+Multiply-adds are those of convolutions and matrix products (`vsjax.runtime.cost`); nothing is computed. VisCy's are
 the same products of its PyTorch modules, counted layer by layer by `scripts/peer_multiply_adds.py`. The paper's are
 higher by .2 to .7 %, because it counted with ptflops, which adds a sum for each bias, two operations for each value of
 a norm, one for each activation and each pooled value: ptflops 0.7.0 on VisCy's modules gives the paper's three numbers
@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from vsjax.models.registry import build_model
-from vsjax.training.cost import multiply_adds
+from vsjax.runtime.cost import multiply_adds
 
 PLANE = 2048
 UNEXT2 = {"depthwise": "conv", "out_channels": 2}

@@ -27,7 +27,7 @@ def main() -> None:
     import jax
 
     from scripts.sharded_step import compile_sharded, initial_state, small_config
-    from vsjax.training.collectives import read_collectives
+    from vsjax.runtime.collectives import read_collectives
 
     found, failures = [], 0
     for network in options.networks:

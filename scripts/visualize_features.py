@@ -16,17 +16,19 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from vsjax.data.normalization import patch_location_scale
-from vsjax.data.plate import Position, open_plate, read
 from vsjax.errors import UserError
 from vsjax.evaluation.feature_maps import capture_features, principal_components, stage_names, to_rgb
 from vsjax.evaluation.figures import DPI, STYLE, contrast_limits, draw_scale_bar
 from vsjax.evaluation.report import replacing
 from vsjax.inference.fields import open_field
 from vsjax.inference.predictor import Predictor
+from vsjax.intensity.normalization import patch_location_scale
 from vsjax.models.registry import build_model
+from vsjax.plates.arrays import read
+from vsjax.plates.position import Position
+from vsjax.plates.reader import open_plate
 from vsjax.program import run_program
-from vsjax.training.checkpoint import load_checkpoint
+from vsjax.runtime.checkpoint import load_checkpoint
 
 CROP = 512
 CELL = 2.3  # inches

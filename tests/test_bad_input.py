@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from vsjax.data.plate import create_plate
 from vsjax.models.registry import build_model
-from vsjax.training.checkpoint import save_variables
+from vsjax.plates.writer import create_plate
+from vsjax.runtime.checkpoint import save_variables
 
 SHAPE = (1, 2, 5, 64, 64)
 

@@ -18,9 +18,9 @@ from jax.experimental.compilation_cache import compilation_cache
 
 from vsjax.data.augment_config import AugmentConfig
 from vsjax.data.augmentation import oversized_patch
+from vsjax.runtime.checkpoint import load_checkpoint
 from vsjax.tasks.registry import make_task
 from vsjax.train import train
-from vsjax.training.checkpoint import load_checkpoint
 
 FOV_PHASE = {"data.source_normalization.level": "fov", "data.source_normalization.statistic": "mean_std"}
 FOV_ROBUST = {"data.source_normalization.level": "fov", "data.source_normalization.statistic": "median_iqr"}

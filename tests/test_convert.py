@@ -18,8 +18,9 @@ from vsjax.errors import UserError
 from vsjax.interop.published import find_recipe
 from vsjax.interop.torch_reader import read_checkpoint
 from vsjax.models.registry import build_model, model_settings
+from vsjax.plates.reader import open_plate
 from vsjax.predict import main as predict
-from vsjax.training.checkpoint import load_checkpoint
+from vsjax.runtime.checkpoint import load_checkpoint
 
 # What each golden checkpoint needs beside itself: none is of a published model's size.
 GOLDEN = {
@@ -94,7 +95,7 @@ def test_the_description_is_the_users(shared, tmp_path, simulated_plate):
 
 def read_pixels(plate, position, channel):
     """Every 32nd pixel in Y and X, which is what the statistics are of."""
-    image = vsjax.data.plate.open_plate(plate)[f"A/1/{position}"]
+    image = open_plate(plate)[f"A/1/{position}"]
     return np.asarray(image.array()[0, image.channel_index(channel), :, ::32, ::32].read().result(), np.float64)
 
 
@@ -107,7 +108,7 @@ def test_without_statistics_a_plate_is_stained_in_normalised_units_only(shared, 
         predict([*command, "--units", "target"])
     assert not (tmp_path / "stained.zarr").exists()
     predict(command)
-    stained = vsjax.data.plate.open_plate(tmp_path / "stained.zarr")["A/1/0"]
+    stained = open_plate(tmp_path / "stained.zarr")["A/1/0"]
     assert stained.channel_names == ("nuclei_prediction", "membrane_prediction")
     assert stained.attributes["vsjax"]["normalization"] == {}
     assert stained.array()[...].read().result().std() > 0
@@ -118,7 +119,7 @@ def test_statistics_at_conversion_give_the_targets_units(shared, tmp_path, simul
     predictor = vsjax.load(convert(golden_file(shared, "tiny_unext2_atto"), tmp_path / "model", *flags))
     volume = np.random.default_rng(0).normal(100, 10, (5, 64, 64))
     normalised, units = (predictor.predict(volume, units=units) for units in ("normalized", "target"))
-    attributes = vsjax.data.plate.open_plate(simulated_plate)["A/1/0"].attributes["normalization"]
+    attributes = open_plate(simulated_plate)["A/1/0"].attributes["normalization"]
     for channel, name in enumerate(("nuclei", "membrane")):
         stored = attributes[name]["dataset_statistics"]
         expected = normalised[..., channel] * stored["iqr"] + stored["median"]

@@ -10,10 +10,10 @@ import jax
 import numpy as np
 import pytest
 
-from vsjax.data.plate import open_plate
-from vsjax.data.statistics import write_statistics
+from vsjax.intensity.statistics import write_statistics
+from vsjax.plates.reader import open_plate
+from vsjax.runtime.checkpoint import load_checkpoint
 from vsjax.simulate import SimulationConfig, write_plate
-from vsjax.training.checkpoint import load_checkpoint
 
 ROOT = Path(__file__).resolve().parents[1]
 SETTINGS = {

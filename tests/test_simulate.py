@@ -49,7 +49,7 @@ def test_the_plate_holds_what_was_simulated(tmp_path, ngff_version):
 
 
 def test_the_plate_is_read_back_with_names_scale_and_labels(tmp_path):
-    from vsjax.data.plate import open_plate
+    from vsjax.plates.reader import open_plate
 
     config = SimulationConfig(**SMALL, channels=("BF", "nuclei"))
     write_plate(str(tmp_path / "p.zarr"), config, 2)

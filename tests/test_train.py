@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vsjax.training.checkpoint import load_checkpoint
+from vsjax.runtime.checkpoint import load_checkpoint
 
 ROOT = Path(__file__).resolve().parents[1]
 SMALL = {

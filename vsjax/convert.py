@@ -8,15 +8,15 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from vsjax.data.normalization import Normalization
-from vsjax.data.plate import open_plate
-from vsjax.data.statistics import read_statistics
 from vsjax.errors import UserError
+from vsjax.intensity.normalization import Normalization
+from vsjax.intensity.statistics import read_statistics
 from vsjax.interop.conversion import ConvertedNetwork, convert_file
 from vsjax.interop.published import find_recipe
 from vsjax.models.registry import MODELS
+from vsjax.plates.reader import open_plate
 from vsjax.program import run_program
-from vsjax.training.checkpoint import read_description, save_variables
+from vsjax.runtime.checkpoint import read_description, save_variables
 
 
 @dataclass(frozen=True)

@@ -14,11 +14,12 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from vsjax.data.plate import open_plate, read
 from vsjax.errors import UserError
 from vsjax.evaluation import figures, pixel, report
 from vsjax.evaluation.level import Level
 from vsjax.evaluation.pairing import CHOICES, UNITS, Job, pair_plates, source_channel
+from vsjax.plates.arrays import read
+from vsjax.plates.reader import open_plate
 from vsjax.program import run_program
 from vsjax.version import __version__
 

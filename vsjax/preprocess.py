@@ -7,9 +7,9 @@ import functools
 
 from tqdm import tqdm
 
-from vsjax.data.equalization import Equalization, equalize_plate
-from vsjax.data.plate import open_plate
-from vsjax.data.statistics import Statistics, write_statistics
+from vsjax.intensity.equalization import Equalization, equalize_plate
+from vsjax.intensity.statistics import Statistics, write_statistics
+from vsjax.plates.reader import open_plate
 from vsjax.program import run_program
 
 

@@ -14,12 +14,12 @@ from dataclasses import asdict, dataclass, field
 import numpy as np
 from tqdm import tqdm
 
-from vsjax.data.plate import PlateWriter, create_plate
 from vsjax.errors import UserError
 from vsjax.optics import imaging
 from vsjax.optics.cells import Cell, CellModel, move_cells, place_cells
 from vsjax.optics.imaging import Microscope
 from vsjax.optics.specimen import Specimen, draw_specimen
+from vsjax.plates.writer import PlateWriter, create_plate
 from vsjax.program import run_program
 
 CHANNELS = ("BF", "Phase", "nuclei", "membrane")

@@ -15,16 +15,13 @@ from absl import app, flags
 from ml_collections import ConfigDict, config_flags
 from tqdm import tqdm
 
+from vsjax.data.loading import open_data
 from vsjax.disk import writing
 from vsjax.errors import Preempted, UserError
 from vsjax.program import run_program
-from vsjax.tasks.registry import complete_model, make_task
-from vsjax.tasks.state import TrainState
-from vsjax.training.checkpoint import CheckpointStore, can_go_on
-from vsjax.training.initialization import apply_initial, read_initial
-from vsjax.training.keys import named_key, step_key
-from vsjax.training.loading import open_data
-from vsjax.training.mesh import (
+from vsjax.runtime.checkpoint import CheckpointStore, can_go_on
+from vsjax.runtime.keys import named_key, step_key
+from vsjax.runtime.mesh import (
     batch_rows,
     check_batch,
     check_plane,
@@ -34,10 +31,13 @@ from vsjax.training.mesh import (
     replicated,
     state_shardings,
 )
+from vsjax.runtime.processes import join_processes
+from vsjax.tasks.registry import complete_model, make_task
+from vsjax.tasks.state import TrainState
+from vsjax.training.initialization import apply_initial, read_initial
 from vsjax.training.overview import compile_step, describe_model
 from vsjax.training.panels import panel
 from vsjax.training.preemption import Preemption
-from vsjax.training.processes import join_processes
 from vsjax.training.restart import check_same_config
 from vsjax.training.writers import MetricWriter, NullWriter
 

@@ -3,13 +3,13 @@
 import numpy as np
 import pytest
 
-from vsjax.data.fields import open_fields
-from vsjax.data.normalization import Normalization
+from vsjax.data.fovs import open_fields
 from vsjax.data.pipeline import CropReader, evaluation_batches, iterate_from, training_batches
-from vsjax.data.plate import create_plate
 from vsjax.data.sampling import GRID, CropSampler, grid_crops
-from vsjax.data.statistics import write_statistics
 from vsjax.errors import UserError
+from vsjax.intensity.normalization import Normalization
+from vsjax.intensity.statistics import write_statistics
+from vsjax.plates.writer import create_plate
 
 SHAPE = (2, 2, 4, 96, 80)  # T, C, Z, Y, X
 SIZE = (3, 32, 32)

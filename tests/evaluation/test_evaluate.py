@@ -10,10 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from vsjax.data.plate import create_plate, open_plate
 from vsjax.errors import UserError
 from vsjax.evaluate import evaluate
 from vsjax.evaluation.pairing import pair_plates, source_channel
+from vsjax.plates.reader import open_plate
+from vsjax.plates.writer import create_plate
 
 POSITIONS = ("A/1/0", "A/1/1", "B/2/0")
 SHAPE = (2, 3, 2, 24, 30)  # T, C, Z, Y, X

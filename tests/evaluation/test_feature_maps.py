@@ -10,14 +10,14 @@ import numpy as np
 import pytest
 import scipy.linalg
 
-from vsjax.data.plate import open_plate
 from vsjax.errors import UserError
 from vsjax.evaluation.feature_maps import capture_features, principal_components, stage_names, to_rgb
 from vsjax.inference.predictor import load
 from vsjax.models.convnext import ConvNeXtStage, LayerNorm
 from vsjax.models.registry import build_model
 from vsjax.models.unext2 import UpStage, VolumeStem
-from vsjax.training.checkpoint import save_variables
+from vsjax.plates.reader import open_plate
+from vsjax.runtime.checkpoint import save_variables
 
 SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "visualize_features.py"
 ATTO = {"backbone": "convnextv2_atto", "out_channels": 2, "decoder_conv_blocks": 1}

@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 
 from vsjax.models import registry
-from vsjax.training.checkpoint import save_variables
+from vsjax.runtime.checkpoint import save_variables
 
 STATISTICS = {"mean": 90.0, "std": 30.0, "median": 80.0, "iqr": 20.0, "p1": 60.0, "p99": 200.0}
 

@@ -10,11 +10,11 @@ import pytest
 from local_network import save_checkpoint
 from test_plates import DRIVER, finished_lines, finished_positions, is_complete, make_plate, pixels, records
 
-from vsjax.data.plate import open_plate
 from vsjax.errors import UserError
 from vsjax.inference import output as output_module
 from vsjax.inference.plates import predict_plate
 from vsjax.inference.predictor import load
+from vsjax.plates.reader import open_plate
 from vsjax.predict import main
 
 NAMES = [f"{row}/{column}/{field}" for row in "AB" for column in range(2) for field in range(3)]
@@ -156,7 +156,7 @@ def test_a_large_plate_is_not_held(tmp_path):
     """Beginning takes every position in hand but keeps none: what is alive does not grow with their number."""
     import gc
 
-    from vsjax.data.position import Position
+    from vsjax.plates.position import Position
 
     names = [f"A/{well}/{field}" for well in range(30) for field in range(20)]
     make_plate(tmp_path / "P.zarr", names=names, shape=(1, 1, 4, 4, 4))

@@ -14,11 +14,12 @@ import pytest
 import zarr
 from local_network import STATISTICS, save_checkpoint
 
-from vsjax.data.plate import create_plate, open_plate
-from vsjax.data.statistics import write_statistics
 from vsjax.errors import UserError
 from vsjax.inference.plates import predict_plate
 from vsjax.inference.predictor import PredictionSettings, load
+from vsjax.intensity.statistics import write_statistics
+from vsjax.plates.reader import open_plate
+from vsjax.plates.writer import create_plate
 
 NAMES = ["A/1/0", "A/1/1", "B/02/0"]
 DRIVER = Path(__file__).parent / "run_predict.py"

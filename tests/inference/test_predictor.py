@@ -8,10 +8,10 @@ import pytest
 from local_network import STATISTICS, save_checkpoint
 
 import vsjax
-from vsjax.data.statistics import compute_statistics
 from vsjax.errors import UserError
 from vsjax.inference.predictor import Predictor, load
-from vsjax.training.checkpoint import load_checkpoint, save_variables
+from vsjax.intensity.statistics import compute_statistics
+from vsjax.runtime.checkpoint import load_checkpoint, save_variables
 
 
 @pytest.fixture

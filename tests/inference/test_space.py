@@ -44,7 +44,7 @@ padding = Padding.to_divisor((150, 32), (128, 32))
 compare(predict(odd, space=4), padding.crop(predict(padding.pad(odd))))
 
 # The parts lie where they should, and nothing of the plane is gathered
-from vsjax.training.collectives import read_collectives
+from vsjax.runtime.collectives import read_collectives
 output = predictor.network(stack[None, :5], 8)
 assert {shard.data.shape[2] for shard in output.addressable_shards} == {32}
 kinds = {one.operation for one in read_collectives(predictor.network.compiled((1, 5, 256, 32, 1), 8).as_text())}

@@ -62,7 +62,7 @@ import jax, numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 from scipy import ndimage
 from vsjax.models.depthwise import depthwise_conv
-from vsjax.training.mesh import make_mesh, replicated
+from vsjax.runtime.mesh import make_mesh, replicated
 
 rng = np.random.default_rng(0)
 kernel = rng.normal(size=(7, 7, 3)).astype(np.float32)

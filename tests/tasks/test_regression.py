@@ -10,8 +10,8 @@ from flax import linen as nn
 from configs import unext2
 from configs.common import base_config
 from vsjax.data.augmentation import AugmentConfig
-from vsjax.data.normalization import Normalization
 from vsjax.errors import UserError
+from vsjax.intensity.normalization import Normalization
 from vsjax.tasks.inputs import Inputs
 from vsjax.tasks.registry import complete_model, make_task
 from vsjax.tasks.regression import RegressionTask

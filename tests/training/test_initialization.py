@@ -10,9 +10,9 @@ from ml_collections import ConfigDict
 
 from configs.common import base_config
 from vsjax.errors import UserError
+from vsjax.runtime.checkpoint import save_variables
 from vsjax.tasks.registry import make_task
 from vsjax.tasks.state import TrainState
-from vsjax.training.checkpoint import save_variables
 from vsjax.training.initialization import apply_initial, read_initial
 
 

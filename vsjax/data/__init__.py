@@ -1,3 +1,2 @@
-"""Everything between a plate on disk and a batch on the device: OME-NGFF metadata, TensorStore arrays, intensity
-statistics, the patch index, the Grain pipeline and on-device augmentation. It may import `vsjax.errors` and nothing
-else of vsjax."""
+"""From plates to batches: fields of view (FOVs), where crops are taken, roles, the Grain pipeline, and augmentation
+on the device. `vsjax/__init__.py` says what it may import."""

@@ -11,12 +11,12 @@ import grain.python as grain
 import numpy as np
 import tensorstore as ts
 
-from vsjax.data.fields import FieldOfView
-from vsjax.data.normalization import Normalization, location_scale
-from vsjax.data.plate import read
+from vsjax.data.fovs import FieldOfView
 from vsjax.data.sampling import Crop, CropSampler
-from vsjax.data.statistics import read_statistics
 from vsjax.errors import UserError
+from vsjax.intensity.normalization import Normalization, location_scale
+from vsjax.intensity.statistics import read_statistics
+from vsjax.plates.arrays import read
 
 Batch = dict[str, np.ndarray]
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from vsjax.data.fields import FieldOfView
+from vsjax.data.fovs import FieldOfView
 from vsjax.errors import UserError
 
 GRID = 16  # pixels between the samples of the importance map: finer than a cell, 256 times less than the image

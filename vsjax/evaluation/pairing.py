@@ -10,9 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from vsjax.data.plate import Plate, Position, read
 from vsjax.errors import UserError
 from vsjax.evaluation.level import Pair
+from vsjax.plates.arrays import read
+from vsjax.plates.position import Position
+from vsjax.plates.reader import Plate
 
 SUFFIX = "_prediction"
 ATTRIBUTE = "vsjax"  # under which `vsjax.predict` says, per position, what its numbers mean

@@ -6,11 +6,12 @@ from itertools import islice
 
 import numpy as np
 
-from vsjax.data.normalization import location_scale
-from vsjax.data.plate import Plate, Position
-from vsjax.data.statistics import read_statistics
 from vsjax.errors import UserError
 from vsjax.inference.predictor import Predictor
+from vsjax.intensity.normalization import location_scale
+from vsjax.intensity.statistics import read_statistics
+from vsjax.plates.position import Position
+from vsjax.plates.reader import Plate
 
 
 @dataclass(frozen=True)

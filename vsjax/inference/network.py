@@ -14,8 +14,8 @@ from jax.sharding import Mesh
 
 from vsjax.errors import UserError
 from vsjax.models.registry import build_model
-from vsjax.training.checkpoint import Checkpoint
-from vsjax.training.mesh import image_sharding, make_mesh, replicated
+from vsjax.runtime.checkpoint import Checkpoint
+from vsjax.runtime.mesh import image_sharding, make_mesh, replicated
 
 Shape = tuple[int, int, int, int, int]  # B, Z, Y, X, C
 

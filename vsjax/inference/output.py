@@ -12,10 +12,12 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from vsjax.data.plate import Plate, PlateWriter, Position, create_plate
-from vsjax.data.storage import Store
-from vsjax.data.zarr_group import open_top
 from vsjax.errors import UserError
+from vsjax.plates.position import Position
+from vsjax.plates.reader import Plate
+from vsjax.plates.storage import Store
+from vsjax.plates.writer import PlateWriter, create_plate
+from vsjax.plates.zarr_group import open_top
 
 LOG = logging.getLogger("vsjax.predict")
 ATTRIBUTE = "vsjax"

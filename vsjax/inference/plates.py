@@ -18,12 +18,14 @@ import numpy as np
 import tensorstore as ts
 from tqdm import tqdm
 
-from vsjax.data.plate import Plate, Position, open_plate, read
-from vsjax.data.storage import Store, check_apart, resolve
 from vsjax.errors import UserError
 from vsjax.inference.fields import Field, PositionNames, open_field, share
 from vsjax.inference.output import REMEDY, OutputPlate, begin_output, find_begun, join_output
 from vsjax.inference.predictor import PredictionSettings, Predictor
+from vsjax.plates.arrays import read
+from vsjax.plates.position import Position
+from vsjax.plates.reader import Plate, open_plate
+from vsjax.plates.storage import Store, check_apart, resolve
 from vsjax.version import __version__
 
 SUFFIX = "_prediction"  # of the channels; what evaluation looks for

@@ -10,15 +10,15 @@ from typing import Literal, get_args
 import jax
 import numpy as np
 
-from vsjax.data.normalization import Normalization, location_scale, normalize, patch_location_scale
-from vsjax.data.statistics import compute_statistics
 from vsjax.errors import UserError
 from vsjax.inference.axes import from_tzyxc, resolve_axes, to_tzyxc
 from vsjax.inference.network import Network
 from vsjax.inference.tiling import Padding, choose_margin, plan_tiles, predict_tiles
 from vsjax.inference.tta import Tta, with_rotations
 from vsjax.inference.windows import Prepare, WindowPlan, plan_windows, predict_windows
-from vsjax.training.checkpoint import Checkpoint, load_checkpoint
+from vsjax.intensity.normalization import Normalization, location_scale, normalize, patch_location_scale
+from vsjax.intensity.statistics import compute_statistics
+from vsjax.runtime.checkpoint import Checkpoint, load_checkpoint
 
 Units = Literal["normalized", "target"]
 BATCH_PIXELS = 1 << 18  # windows are batched up to so many pixels of a plane: enough to keep a device busy

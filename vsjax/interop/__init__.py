@@ -1,2 +1,2 @@
-"""Weights and formats of other software: VisCy, timm, safetensors. Files are parsed, never executed. It may import
-`data.normalization`, `models` and `training.checkpoint`."""
+"""Weights and formats of other software: VisCy, timm, safetensors. Files are parsed, never executed.
+`vsjax/__init__.py` says what it may import."""

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from vsjax.data.normalization import Normalization
+from vsjax.intensity.normalization import Normalization
 from vsjax.models.unext2 import BACKBONES
 
 _PHASE, _STAINS = ("Phase3D",), ("nuclei", "membrane")

@@ -1,3 +1,3 @@
-"""Flax Linen modules and nothing else: no losses, no optimisers, no file access. Modules take and give channels-last
-volumes `[B, Z, Y, X, C]`. It imports `vsjax.errors` and nothing else
-of vsjax."""
+"""Flax Linen modules and nothing else: no losses, no optimisers, no file access. They take and give channels-last
+volumes `[B, Z, Y, X, C]`; `network.Network` says what the others ask of them. `vsjax/__init__.py` says what it may
+import."""

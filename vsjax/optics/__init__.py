@@ -1,2 +1,2 @@
-"""Image formation: specimens, the microscopes that look at them, and the inverse problems. It may import `vsjax.data`
-(to write what it simulates) and nothing to the right of it."""
+"""Image formation: specimens, the microscopes that look at them, and the inverse problems. Arrays in, arrays out.
+`vsjax/__init__.py` says what it may import."""

@@ -1,2 +1,2 @@
-"""What a training step is, one file per family: a Task is a small immutable object made from the config that joins a
-model, a loss and an optimiser. It may import `data`, `models`, `losses` and `diffusion`, never the loop."""
+"""What a training step is and what predicting means, one file per family: a Task is a small immutable object made
+from the config that owns its networks, losses and optimisers. `vsjax/__init__.py` says what it may import."""

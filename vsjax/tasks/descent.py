@@ -106,7 +106,7 @@ class DescentTask:
 
     def _for_gradient(self, params: Any) -> Any:
         """The parameters whole on every device, the frozen ones such that no gradient is computed for them. Where they
-        are spread over `fsdp` (`training/mesh.py`), XLA would otherwise rather move activations to their parts."""
+        are spread over `fsdp` (`runtime/mesh.py`), XLA would otherwise rather move activations to their parts."""
         if self.inputs.sharding is not None:
             whole = NamedSharding(self.inputs.sharding.mesh, PartitionSpec())
             params = jax.lax.with_sharding_constraint(params, whole)

@@ -7,7 +7,7 @@ import jax
 from jax.sharding import NamedSharding, PartitionSpec
 
 from vsjax.data.augmentation import AugmentConfig, augment, center_crop
-from vsjax.data.normalization import Normalization, normalize, patch_location_scale
+from vsjax.intensity.normalization import Normalization, normalize, patch_location_scale
 
 Batch = Mapping[str, jax.Array]
 

@@ -7,8 +7,8 @@ from jax.sharding import NamedSharding
 from ml_collections import ConfigDict
 
 from vsjax.data.augmentation import AugmentConfig
-from vsjax.data.normalization import Normalization
 from vsjax.errors import UserError
+from vsjax.intensity.normalization import Normalization
 from vsjax.losses import check_scales
 from vsjax.models.registry import build_model, model_settings
 from vsjax.tasks.inputs import Inputs

@@ -10,9 +10,9 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from vsjax.errors import UserError
+from vsjax.runtime.checkpoint import load_checkpoint
 from vsjax.tasks.parts import CHOICES, check_choice, part_of
 from vsjax.tasks.state import TrainState
-from vsjax.training.checkpoint import load_checkpoint
 
 LOG = logging.getLogger(__name__)
 Path = tuple[str, ...]

@@ -10,10 +10,10 @@ from typing import Any
 import jax
 from clu import parameter_overview
 
+from vsjax.runtime.cost import multiply_adds
+from vsjax.runtime.mesh import bytes_per_device
 from vsjax.tasks.state import TrainState
 from vsjax.tasks.task import Task
-from vsjax.training.cost import multiply_adds
-from vsjax.training.mesh import bytes_per_device
 
 LOG = logging.getLogger(__name__)
 

@@ -13,14 +13,14 @@ from typing import Any
 import numpy as np
 import tensorstore as ts
 
-from vsjax.data import ngff, ngff_write
-from vsjax.data.arrays import create_array
-from vsjax.data.ngff import AXES
-from vsjax.data.plate_reader import Plate, open_plate
-from vsjax.data.position import Position
-from vsjax.data.storage import Store, check_relative
-from vsjax.data.zarr_group import ZARR_FORMAT, Group, open_top
 from vsjax.errors import UserError
+from vsjax.plates import ngff, ngff_write
+from vsjax.plates.arrays import create_array
+from vsjax.plates.ngff import AXES
+from vsjax.plates.position import Position
+from vsjax.plates.reader import Plate, open_plate
+from vsjax.plates.storage import Store, check_relative
+from vsjax.plates.zarr_group import ZARR_FORMAT, Group, open_top
 
 _WRITES_IN_FLIGHT = 256
 

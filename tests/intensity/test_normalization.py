@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vsjax.data.normalization import Normalization, denormalize, location_scale, normalize, patch_location_scale
 from vsjax.errors import UserError
+from vsjax.intensity.normalization import Normalization, denormalize, location_scale, normalize, patch_location_scale
 
 STATS = {"mean": 120.0, "std": 15.0, "median": 118.0, "iqr": 21.0, "min": 0.0}
 

@@ -14,11 +14,11 @@ from typing import Any, TypeVar
 import numpy as np
 import tensorstore as ts
 
-from vsjax.data.arrays import read
-from vsjax.data.distribution import Distribution
-from vsjax.data.plate_reader import Plate
-from vsjax.data.position import Position
 from vsjax.errors import UserError
+from vsjax.intensity.distribution import Distribution
+from vsjax.plates.arrays import read
+from vsjax.plates.position import Position
+from vsjax.plates.reader import Plate
 
 ATTRIBUTE = "normalization"
 LEVELS = {"dataset": "dataset_statistics", "fov": "fov_statistics", "timepoint": "timepoint_statistics"}

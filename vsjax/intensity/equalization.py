@@ -13,15 +13,15 @@ from typing import Any
 import numpy as np
 from skimage.exposure import equalize_adapthist
 
-from vsjax.data.arrays import read
-from vsjax.data.ngff import AXES
-from vsjax.data.plate_reader import Plate
-from vsjax.data.plate_writer import PlateWriter, create_plate
-from vsjax.data.position import Position
-from vsjax.data.statistics import ATTRIBUTE as STATISTICS
-from vsjax.data.storage import Store, check_apart, resolve
-from vsjax.data.zarr_group import open_top
 from vsjax.errors import UserError
+from vsjax.intensity.statistics import ATTRIBUTE as STATISTICS
+from vsjax.plates.arrays import read
+from vsjax.plates.ngff import AXES
+from vsjax.plates.position import Position
+from vsjax.plates.reader import Plate
+from vsjax.plates.storage import Store, check_apart, resolve
+from vsjax.plates.writer import PlateWriter, create_plate
+from vsjax.plates.zarr_group import open_top
 
 SUFFIX = "_clahe"  # of the new channels' names
 ATTRIBUTE = "equalization"  # what made the plate, on its top and on each position; "finished" once all is on disk

@@ -8,11 +8,11 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from vsjax.data.augmentation import AugmentConfig, oversized_patch
-from vsjax.data.fields import FieldOfView, check_uniform, open_fields, split_fields
-from vsjax.data.normalization import Normalization
+from vsjax.data.fovs import FieldOfView, check_uniform, open_fields, split_fields
 from vsjax.data.pipeline import Batch, CropReader, evaluation_batches, iterate_from, training_batches
 from vsjax.data.sampling import Crop, CropSampler, grid_crops
-from vsjax.data.statistics import read_statistics
+from vsjax.intensity.normalization import Normalization
+from vsjax.intensity.statistics import read_statistics
 
 
 @dataclass(frozen=True)

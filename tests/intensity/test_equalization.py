@@ -10,10 +10,11 @@ import pytest
 import zarr
 from skimage.exposure import equalize_adapthist
 
-from vsjax.data.equalization import Equalization, equalize, equalize_plate
-from vsjax.data.plate import create_plate, open_plate
-from vsjax.data.statistics import read_statistics, write_statistics
 from vsjax.errors import UserError
+from vsjax.intensity.equalization import Equalization, equalize, equalize_plate
+from vsjax.intensity.statistics import read_statistics, write_statistics
+from vsjax.plates.reader import open_plate
+from vsjax.plates.writer import create_plate
 
 KERNEL = (3, 8, 8)
 SETTINGS = Equalization(("nuclei",), KERNEL)

@@ -8,7 +8,7 @@ import pytest
 from flax import linen as nn
 
 from vsjax.models.registry import build_model
-from vsjax.training.cost import multiply_adds
+from vsjax.runtime.cost import multiply_adds
 
 
 def image(*shape):

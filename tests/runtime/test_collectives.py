@@ -5,7 +5,7 @@ import os
 import subprocess
 import sys
 
-from vsjax.training.collectives import Array, read_collectives, total_bytes
+from vsjax.runtime.collectives import Array, read_collectives, total_bytes
 
 LINES = """
   %all-gather.7 = bf16[8,64,96]{2,1,0} all-gather(bf16[1,64,96]{2,1,0} %p), channel_id=1, metadata={op_name="jit(f)/a"}
@@ -20,7 +20,7 @@ LINES = """
 PROGRAMS = """
 import jax, jax.numpy as jnp
 from jax.sharding import AxisType, PartitionSpec as P
-from vsjax.training.collectives import Array, read_collectives
+from vsjax.runtime.collectives import Array, read_collectives
 mesh = jax.make_mesh((8,), ("d",), axis_types=(AxisType.Auto,))
 permute = lambda x: jax.lax.ppermute(x, "d", [(i, (i + 1) % 8) for i in range(8)])
 programs = {

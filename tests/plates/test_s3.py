@@ -7,9 +7,11 @@ import threading
 import numpy as np
 import pytest
 
-from vsjax.data.plate import create_plate, open_plate, read
-from vsjax.data.statistics import read_statistics, write_statistics
 from vsjax.errors import UserError
+from vsjax.intensity.statistics import read_statistics, write_statistics
+from vsjax.plates.arrays import read
+from vsjax.plates.reader import open_plate
+from vsjax.plates.writer import create_plate
 
 
 class _Bucket(http.server.BaseHTTPRequestHandler):

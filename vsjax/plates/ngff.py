@@ -22,8 +22,8 @@ from ome_zarr_models.v05.multiscales import Multiscale as Multiscale05
 from ome_zarr_models.v05.plate import Plate as Plate05
 from ome_zarr_models.v05.well_types import WellMeta as Well05
 
-from vsjax.data.storage import check_relative
 from vsjax.errors import UserError
+from vsjax.plates.storage import check_relative
 
 AXES = "tczyx"
 _TYPE_OF_AXIS = {"t": "time", "c": "channel", "z": "space", "y": "space", "x": "space"}

@@ -15,8 +15,9 @@ import zarr
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from vsjax.data.plate import create_plate, open_plate
 from vsjax.errors import UserError
+from vsjax.plates.reader import open_plate
+from vsjax.plates.writer import create_plate
 
 IMAGE = {"shape": (1, 1, 1, 4, 4), "dtype": "uint8", "channel_names": ["a"], "pixel_size_um": (1, 1, 1)}
 
@@ -251,7 +252,7 @@ def test_positions_registered_at_the_same_time_are_not_lost(tmp_path, version):
 
 KILLED = """
 import sys
-from vsjax.data.plate import create_plate
+from vsjax.plates.writer import create_plate
 names = [f"A/{c}/{f}" for c in range(6) for f in range(4)]
 writer = create_plate(sys.argv[1], ngff_version=sys.argv[2], position_names=names, resume=True)
 print("begun", flush=True)

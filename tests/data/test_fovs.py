@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from vsjax.data.fields import check_uniform, open_fields, split_fields
-from vsjax.data.plate import create_plate
+from vsjax.data.fovs import check_uniform, open_fields, split_fields
 from vsjax.errors import UserError
+from vsjax.plates.writer import create_plate
 
 NAMES = ("A/1/0", "A/1/1", "A/2/0", "A/10/0", "B/1/0")
 

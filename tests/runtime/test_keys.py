@@ -5,7 +5,7 @@ import itertools
 import jax
 import numpy as np
 
-from vsjax.training.keys import named_key, step_key
+from vsjax.runtime.keys import named_key, step_key
 
 
 def test_every_seed_name_and_step_has_its_own_key():

@@ -13,7 +13,7 @@ from ome_zarr_models.v05.axes import Axis as Axis05
 from ome_zarr_models.v05.multiscales import Dataset as Dataset05
 from ome_zarr_models.v05.multiscales import Multiscale as Multiscale05
 
-from vsjax.data.ngff import (
+from vsjax.plates.ngff import (
     AXES,
     LenientColumn,
     LenientPlate04,

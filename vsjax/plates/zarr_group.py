@@ -5,8 +5,8 @@ from typing import Any
 
 import tensorstore as ts
 
-from vsjax.data.storage import Store, check_relative
 from vsjax.errors import UserError
+from vsjax.plates.storage import Store, check_relative
 
 ZARR_FORMAT = {"0.4": 2, "0.5": 3}
 

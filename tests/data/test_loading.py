@@ -3,7 +3,7 @@
 import pytest
 
 from configs import unext2
-from vsjax.training.loading import open_data
+from vsjax.data.loading import open_data
 
 
 @pytest.mark.parametrize(("depth", "batch", "expected"), [(5, 2, 1), (5, 1, 2), (1, 3, 4), (1, 100, 1)])

@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 import tensorstore as ts
 
-from vsjax.data.ngff import AXES
-from vsjax.data.storage import Store, resolve
 from vsjax.errors import UserError
+from vsjax.plates.ngff import AXES
+from vsjax.plates.storage import Store, resolve
 
 _DRIVER = {2: "zarr", 3: "zarr3"}
 _SUPPORTED = ("uint8", "uint16", "uint32", "uint64", "int8", "int16", "int32", "int64", "float16", "float32", "float64")

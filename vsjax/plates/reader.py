@@ -10,11 +10,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from vsjax.data import ngff
-from vsjax.data.position import Position
-from vsjax.data.storage import Store
-from vsjax.data.zarr_group import Group, open_top
 from vsjax.errors import UserError
+from vsjax.plates import ngff
+from vsjax.plates.position import Position
+from vsjax.plates.storage import Store
+from vsjax.plates.zarr_group import Group, open_top
 
 _AHEAD = 64  # documents that are on their way while earlier ones are used
 _T = TypeVar("_T")

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 import zarr
 
-from vsjax.data.plate import open_plate, read
 from vsjax.errors import UserError
+from vsjax.plates.arrays import read
+from vsjax.plates.reader import open_plate
 
 
 @pytest.fixture(params=["0.4", "0.5"])

@@ -12,10 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from vsjax.data.distribution import PERCENTILES, Distribution
-from vsjax.data.plate import create_plate, open_plate
-from vsjax.data.statistics import compute_statistics, read_statistics, write_statistics
 from vsjax.errors import UserError
+from vsjax.intensity.distribution import PERCENTILES, Distribution
+from vsjax.intensity.statistics import compute_statistics, read_statistics, write_statistics
+from vsjax.plates.reader import open_plate
+from vsjax.plates.writer import create_plate
 
 
 def expected_statistics(values: np.ndarray) -> dict[str, float]:
@@ -145,7 +146,7 @@ def test_more_time_points_than_tables(tmp_path, zarr_plate, monkeypatch):
     arrays = images(np.random.default_rng(0), [(7, 2, 1, 8, 8), (5, 2, 1, 8, 8)])
     paths = [zarr_plate(tmp_path / f"{i}.zarr", arrays) for i in range(2)]
     write_statistics(open_plate(paths[0]), grid=1)
-    monkeypatch.setattr("vsjax.data.statistics._TABLES", 4)
+    monkeypatch.setattr("vsjax.intensity.statistics._TABLES", 4)
     write_statistics(open_plate(paths[1]), grid=1, workers=1)
     one, two = (open_plate(path)["A/0/0"].attributes["normalization"] for path in paths)
     assert one == two
@@ -261,7 +262,7 @@ def sampling_peak(path, positions: int) -> int:
 
 
 def test_memory_does_not_grow_with_the_plate(tmp_path, monkeypatch):
-    monkeypatch.setattr("vsjax.data.distribution.MAX_DISTINCT", 1 << 14)
+    monkeypatch.setattr("vsjax.intensity.distribution.MAX_DISTINCT", 1 << 14)
     small, large = sampling_peak(tmp_path / "small.zarr", 10), sampling_peak(tmp_path / "large.zarr", 120)
     # The peak depends by a fifth or so on how the reading threads fall together. Keeping what was sampled would add the
     # large plate's 7 MB to some 4 MB.

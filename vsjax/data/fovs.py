@@ -5,8 +5,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from vsjax.data.plate import Position, open_plate
 from vsjax.errors import UserError
+from vsjax.plates.position import Position
+from vsjax.plates.reader import open_plate
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,8 @@ import pytest
 from jax.sharding import SingleDeviceSharding
 
 from vsjax.errors import UserError
+from vsjax.runtime.checkpoint import CheckpointStore, load_checkpoint, save_variables
 from vsjax.tasks.state import TrainState
-from vsjax.training.checkpoint import CheckpointStore, load_checkpoint, save_variables
 
 DESCRIPTION = {"config": {"model": {"name": "unext2"}}, "source_channels": ["BF"], "best": 0.5}
 

@@ -12,9 +12,11 @@ import zarr
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from vsjax.data.plate import create_plate, describe_positions, open_plate, read, require_same_channels
-from vsjax.data.storage import kvstore_spec
 from vsjax.errors import UserError
+from vsjax.plates.arrays import read
+from vsjax.plates.reader import describe_positions, open_plate, require_same_channels
+from vsjax.plates.storage import kvstore_spec
+from vsjax.plates.writer import create_plate
 
 FOREIGN = "data/foreign_plates/"
 VALID = {  # path below ../shared/data: (positions, axes, channels)

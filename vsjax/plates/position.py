@@ -6,11 +6,11 @@ from typing import Any
 import numpy as np
 import tensorstore as ts
 
-from vsjax.data import ngff
-from vsjax.data.arrays import open_array
-from vsjax.data.ngff import AXES, ImageMetadata
-from vsjax.data.zarr_group import Group
 from vsjax.errors import UserError
+from vsjax.plates import ngff
+from vsjax.plates.arrays import open_array
+from vsjax.plates.ngff import AXES, ImageMetadata
+from vsjax.plates.zarr_group import Group
 
 
 class Position:

@@ -9,11 +9,11 @@ import pytest
 from jax.sharding import AbstractMesh
 
 from vsjax.errors import UserError
-from vsjax.training.mesh import check_batch, check_plane, make_mesh
+from vsjax.runtime.mesh import check_batch, check_plane, make_mesh
 
 EIGHT = """
 import jax, numpy as np, optax
-from vsjax.training.mesh import batch_rows, bytes_per_device, image_sharding, make_mesh, put_batch, state_shardings
+from vsjax.runtime.mesh import batch_rows, bytes_per_device, image_sharding, make_mesh, put_batch, state_shardings
 mesh = make_mesh({"data": -1, "fsdp": 2, "space": 2})
 assert dict(mesh.shape) == {"data": 2, "fsdp": 2, "space": 2}, mesh.shape
 assert batch_rows(mesh, 8) == tuple(range(8))
