@@ -198,6 +198,11 @@ class Store:
         except OSError as error:
             raise UserError(f"{self.url}: cannot be deleted: {error}; remove it by hand") from error
 
+    def delete_key(self, key: str) -> None:
+        """Delete what is at `key`; nothing happens where there is nothing."""
+        self._check_writable()
+        resolve(self._kvstore.delete_range(ts.KvStore.KeyRange(key, key + "\0")), self.address(key), action="deleted")
+
     def _check_writable(self) -> None:
         if self.spec["driver"] == "http":
             raise UserError(f"{self.url}: http(s):// can only be read; write to a local path, gs:// or s3://")

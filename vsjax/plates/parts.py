@@ -1,0 +1,48 @@
+"""One result computed by several processes that do not talk: each leaves its part beside the others', and whoever finds
+all of them there joins them. Two may find them at the same time; joining writes the same twice."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from vsjax.plates.storage import Store
+
+FOLDER = ".vsjax"
+
+
+class Parts:
+    """The parts of one command in a plate or a folder, as JSON documents `.vsjax/NAME/I_of_N.json`.
+
+    Args:
+        store: the plate or folder.
+        name: of what is computed, such as "statistics".
+        process, processes: this one's number, from 0, and how many there are.
+        identity: what the command is; a part that another command left counts as missing.
+    """
+
+    def __init__(
+        self, store: Store, name: str, process: int, processes: int, identity: Mapping[str, Any] | None = None
+    ) -> None:
+        self._store = store
+        self._keys = [f"{FOLDER}/{name}/{number}_of_{processes}.json" for number in range(processes)]
+        self._process = process
+        self._identity = dict(identity or {})
+
+    def write(self, content: Mapping[str, Any]) -> None:
+        """Leave this process's part, anything that JSON can hold; atomic."""
+        self._store.write_json(self._keys[self._process], {"identity": self._identity, "content": dict(content)})
+
+    def gather(self) -> list[dict[str, Any]] | None:
+        """The parts of all processes in order, None while one is missing.
+
+        Raises:
+            UserError: a part is not valid JSON or cannot be read.
+        """
+        documents = [self._store.read_json(key) for key in self._keys]
+        if any(document is None or document.get("identity") != self._identity for document in documents):
+            return None
+        return [document["content"] for document in documents]
+
+    def clear(self) -> None:
+        """Delete the parts, after they were joined."""
+        for key in self._keys:
+            self._store.delete_key(key)
