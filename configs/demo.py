@@ -2,7 +2,7 @@
 
 from ml_collections import ConfigDict
 
-from configs.common import base_config, small_data_augmentation
+from configs.common import base_config, channel_role, small_data_augmentation
 
 
 def get_config() -> ConfigDict:
@@ -16,14 +16,13 @@ def get_config() -> ConfigDict:
         head_pool=True,
         input_gain=0.2,
     )
-    config.data.source = ("BF",)
-    config.data.target = ("nuclei", "membrane")
+    config.roles.source = channel_role("BF")
+    config.roles.target = channel_role("nuclei", "membrane")  # not the IQR: of sparse nuclei it is the background's
     config.data.val_fovs = ("A/1/0", "A/1/1")
     config.data.patch = (5, 128, 128)
     config.data.importance_channel = "nuclei"
-    config.data.target_normalization.statistic = "mean_std"  # sparse nuclei: the IQR is that of the background
     config.augment.update(small_data_augmentation(intensity_scale=0.2))
-    config.loss.scales = 4
+    config.task.loss.scales = 4
     config.optim.update(learning_rate=1e-3, warmup_steps=50, average_decay=0.99)
     config.train.update(steps=600, validate_every=200, save_every=200, best="pearson")
     return config

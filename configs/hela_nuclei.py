@@ -6,7 +6,7 @@ python -m vsjax.train --config configs/hela_nuclei.py --workdir runs/hela --conf
 
 from ml_collections import ConfigDict
 
-from configs.common import base_config, small_data_augmentation
+from configs.common import base_config, channel_role, small_data_augmentation
 
 
 def get_config(mode: str = "") -> ConfigDict:
@@ -20,15 +20,14 @@ def get_config(mode: str = "") -> ConfigDict:
         drop_path_rate=0.1,
         input_gain=0.2,
     )
-    config.data.source = ("Phase",)
-    config.data.target = ("Nuclei",)
+    config.roles.source = channel_role("Phase")
+    config.roles.target = channel_role("Nuclei")
     config.data.train_fovs = ("A/1/s10x0", "A/1/s10x1", "A/1/s10x2")
     config.data.patch = (1, 256, 256)
     config.data.val_patch = (1, 1024, 1024)
     config.data.importance_channel = "Nuclei"
-    config.data.target_normalization.update(level="fov", statistic="mean_std")
     config.augment.update(small_data_augmentation(intensity_scale=0.3))
-    config.loss.update(l1=0.0, l2=1.0, ms_dssim=0.0)
+    config.task.loss.update(l1=0.0, l2=1.0, ms_dssim=0.0)
     config.optim.update(learning_rate=1e-3, warmup_steps=50, weight_decay=0.05, average_decay=0.99)
     config.train.update(steps=500, validate_every=100, save_every=100)
     config.predict.tta = "mean"

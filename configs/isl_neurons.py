@@ -11,7 +11,7 @@ worse. L2 and the number of steps were thus chosen with 6-7 in sight, and the sc
 
 from ml_collections import ConfigDict
 
-from configs.common import base_config, small_data_augmentation
+from configs.common import base_config, channel_role, small_data_augmentation
 
 
 def get_config(mode: str = "") -> ConfigDict:
@@ -25,14 +25,13 @@ def get_config(mode: str = "") -> ConfigDict:
         drop_path_rate=0.1,
         input_gain=0.2,
     )
-    config.data.source = ("Phase",)
-    config.data.target = ("DAPI", "MAP2", "NFH")
+    config.roles.source = channel_role("Phase")
+    config.roles.target = channel_role("DAPI", "MAP2", "NFH", scope="dataset")
     config.data.train_fovs = tuple(f"A/4/{n}" for n in range(6))
     config.data.patch = (13, 128, 128)
     config.data.val_patch = (13, 256, 320)
-    config.data.target_normalization.update(level="dataset", statistic="mean_std")
     config.augment.update(small_data_augmentation(intensity_scale=0.15))
-    config.loss.update(l1=0.0, l2=1.0, ms_dssim=0.0)
+    config.task.loss.update(l1=0.0, l2=1.0, ms_dssim=0.0)
     config.optim.update(learning_rate=1e-3, warmup_steps=100, weight_decay=0.05, average_decay=0.99)
     config.train.update(steps=450, validate_every=100, save_every=100)
     config.predict.tta = "mean"

@@ -9,20 +9,19 @@ one; batch and rate, which neither gives, are VSCyto3D's, with which it is compa
 
 from ml_collections import ConfigDict
 
-from configs.common import base_config, paper_augmentation, shrink
+from configs.common import base_config, channel_role, paper_augmentation, shrink
 
 
 def get_config(mode: str = "") -> ConfigDict:
     """The experiment; `mode` "debug" shrinks network, patch and steps."""
     config = base_config("unet25d", residual=True, out_stack_depth=1)
-    config.data.target = ("nuclei", "membrane")
+    config.roles.source = channel_role("Phase", scope="dataset", statistic="median_iqr")
+    config.roles.target = channel_role("nuclei", "membrane", scope="dataset", statistic="median_iqr")
     config.data.patch = (5, 512, 512)
     config.data.batch_size = 32
     config.data.importance_channel = "nuclei"
-    config.data.source_normalization.update(level="dataset", statistic="median_iqr")
-    config.data.target_normalization.update(level="dataset", statistic="median_iqr")
     config.augment.update(paper_augmentation(scale_xy=0.5))
-    config.loss.update(l1=0.5, l2=0.0, ms_dssim=0.5, scales=5)
+    config.task.loss.update(l1=0.5, l2=0.0, ms_dssim=0.5, scales=5)
     config.optim.update(learning_rate=2e-4, schedule="cosine", warmup_epochs=3)
     config.train.epochs = 100
     if mode == "debug":

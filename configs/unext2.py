@@ -7,7 +7,7 @@ python -m vsjax.train --config configs/unext2.py --workdir runs/a --config.data.
 
 from ml_collections import ConfigDict
 
-from configs.common import base_config, paper_augmentation
+from configs.common import base_config, channel_role, paper_augmentation
 
 
 def get_config(mode: str = "") -> ConfigDict:
@@ -18,13 +18,13 @@ def get_config(mode: str = "") -> ConfigDict:
         stem_kernel_size=(5, 4, 4),
         head_pool=True,
     )
-    config.data.source = ("BF",)
-    config.data.target = ("nuclei", "membrane")
+    config.roles.source = channel_role("BF")
+    config.roles.target = channel_role("nuclei", "membrane", statistic="median_iqr")
     config.augment.update(paper_augmentation())
     if mode == "debug":
         config.model.backbone = "convnextv2_atto"
         config.data.patch = (5, 64, 64)
-        config.loss.scales = 2
+        config.task.loss.scales = 2
         config.optim.warmup_steps = 2
         config.train.update(steps=20, log_every=5, validate_every=10, save_every=10)
     return config

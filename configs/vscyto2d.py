@@ -9,7 +9,7 @@ encoder as it was pre-trained; the paper tried both.
 
 from ml_collections import ConfigDict
 
-from configs.common import base_config, paper_augmentation, shrink
+from configs.common import base_config, channel_role, paper_augmentation, shrink
 
 
 def get_config(mode: str = "") -> ConfigDict:
@@ -17,15 +17,14 @@ def get_config(mode: str = "") -> ConfigDict:
     config = base_config("fcmae", stem_kernel_size=(1, 2, 2), decoder_conv_blocks=2)
     config.init.load = "encoder"  # the decoder has other blocks and another output
     config.dtype = "bfloat16"
-    config.data.target = ("nuclei", "membrane")
+    config.roles.source = channel_role("Phase")
+    config.roles.target = channel_role("nuclei", "membrane", statistic="median_iqr")
     config.data.weights = ()  # each plate gives as many crops as any other, whatever its size ("equal weights")
     config.data.patch = (1, 256, 256)
     config.data.batch_size = 32
     config.data.importance_channel = "nuclei"
-    config.data.source_normalization.update(level="fov", statistic="mean_std")
-    config.data.target_normalization.update(level="fov", statistic="median_iqr")
     config.augment.update(paper_augmentation(scale_xy=0.3, flips=True))
-    config.loss.update(l1=0.5, l2=0.0, ms_dssim=0.5, scales=5)
+    config.task.loss.update(l1=0.5, l2=0.0, ms_dssim=0.5, scales=5)
     config.optim.update(learning_rate=2e-4, schedule="cosine", warmup_epochs=3)
     config.train.epochs = 400  # the paper does not say; the published weights are from epoch 400
     if mode == "debug":

@@ -16,19 +16,17 @@ of their mask has 16 pixels. This is the published network. For the other one, i
 
 from ml_collections import ConfigDict
 
-from configs.common import base_config, paper_augmentation, shrink
+from configs.common import base_config, channel_role, paper_augmentation, shrink
 
 
 def get_config(mode: str = "") -> ConfigDict:
     """The experiment; `mode` "debug" shrinks network, patch and steps."""
-    config = base_config("fcmae", stem_kernel_size=(1, 2, 2), decoder_conv_blocks=1)
-    config.task = "masked_pretraining"
-    config.mask_ratio = 0.5
+    config = base_config("fcmae", task="masked_pretraining", stem_kernel_size=(1, 2, 2), decoder_conv_blocks=1)
+    config.task.mask_ratio = 0.5
     config.dtype = "bfloat16"  # "automatic mixed precision"
-    config.data.target = ()
+    config.roles.source = channel_role("Phase")
     config.data.patch = (1, 256, 256)
     config.data.batch_size = 32
-    config.data.source_normalization.update(level="fov", statistic="mean_std")
     config.augment.update(paper_augmentation(scale_xy=0.3, flips=True))
     config.optim.update(learning_rate=2e-4, schedule="cosine", warmup_epochs=3)
     config.train.epochs = 800

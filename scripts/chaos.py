@@ -162,7 +162,7 @@ def same_checkpoint(first: Path, second: Path, which: str) -> bool:
     """Whether two runs' checkpoints hold the same numbers, bit for bit."""
     a, b = load_checkpoint(first, which), load_checkpoint(second, which)
     pairs = zip(jax.tree.leaves(a.variables), jax.tree.leaves(b.variables), strict=True)
-    return a.description["step"] == b.description["step"] and all(np.array_equal(*pair) for pair in pairs)
+    return a.description.step == b.description.step and all(np.array_equal(*pair) for pair in pairs)
 
 
 def stop(

@@ -23,7 +23,8 @@ from ml_collections import ConfigDict
 from configs.common import base_config, small_data_augmentation
 from vsjax.evaluate import evaluate
 from vsjax.inference.plates import predict_plate
-from vsjax.inference.predictor import PredictionSettings, load
+from vsjax.inference.predictor import load
+from vsjax.inference.settings import PredictionSettings
 from vsjax.intensity.statistics import write_statistics
 from vsjax.optics.cells import CellModel
 from vsjax.plates.reader import open_plate
@@ -85,7 +86,7 @@ def experiment(plate: Path, seed: int, steps: int) -> ConfigDict:
     config.data.update(plates=(str(plate),), source=("BF",), target=STAINS, patch=(5, 96, 96), val_fraction=0.0)
     config.data.target_normalization.statistic = "mean_std"  # sparse nuclei: the IQR is that of the background
     config.augment.update(small_data_augmentation(intensity_scale=0.2))
-    config.loss.scales = 4
+    config.task.loss.scales = 4
     # A constant rate as in the paper's data scaling; ten times shorter training than usual learns faster.
     config.optim.update(learning_rate=5e-4, schedule="constant", warmup_steps=min(20, steps - 1), average_decay=0.99)
     config.train.update(steps=steps, save_every=steps, validate_every=steps)

@@ -66,7 +66,7 @@ def small_config(network: str, patch: tuple[int, int, int], **model: Any) -> Con
     config.data.target = () if network == "fcmae" else ("nuclei", "membrane")
     for role in ("source", "target"):
         config.data[f"{role}_normalization"].level = "none"
-    config.loss.scales = 2
+    config.task.loss.scales = 2
     config.augment.update(small_data_augmentation(0.3))
     if patch[1] != patch[2]:  # a quarter turn would change the shape
         config.augment.update(rotation="any", rotation_probability=0.0, flip_y_probability=0.5)

@@ -53,7 +53,7 @@ def main(arguments: list[str] | None = None) -> None:
         raise UserError(f"{output}: there is no folder {output.absolute().parent}; make it or choose another --output")
     checkpoint = load_checkpoint(options.checkpoint)
     predictor = Predictor(checkpoint)
-    settings = dict(checkpoint.config["model"])
+    settings = dict(checkpoint.description.config["model"])
     model = build_model(settings.pop("name"), **settings)
     plate = open_plate(options.input)
     position = plate[options.position or plate.position_names[0]]
@@ -93,10 +93,10 @@ def read_window(
     if not 0 <= z < depth:
         raise UserError(f"{position.url}: has slices 0 to {depth - 1}; --z {z} must be one of them")
     start = min(max(z - predictor.in_depth // 2, 0), depth - predictor.in_depth)
-    limits = (crop or (CROP, CROP), (rows, columns), predictor.network.divisor)
+    limits = (crop or (CROP, CROP), (rows, columns), predictor.compiled.divisor)
     sizes = [min(wanted, size) // divisor * divisor for wanted, size, divisor in zip(*limits, strict=True)]
     if 0 in sizes:
-        raise UserError(f"{position.url}: --crop must be at least {predictor.network.divisor}, the network's divisor, "
+        raise UserError(f"{position.url}: --crop must be at least {predictor.compiled.divisor}, the network's divisor, "
                         f"in a field of {(rows, columns)}")  # fmt: skip
     y, x = (rows - sizes[0]) // 2, (columns - sizes[1]) // 2
     part = position.array()[

@@ -19,7 +19,7 @@ from jax.experimental.compilation_cache import compilation_cache
 from vsjax.data.augment_config import AugmentConfig
 from vsjax.data.augmentation import oversized_patch
 from vsjax.runtime.checkpoint import load_checkpoint
-from vsjax.tasks.registry import make_task
+from vsjax.tasks.registry import make_task, resolve
 from vsjax.train import train
 
 FOV_PHASE = {"data.source_normalization.level": "fov", "data.source_normalization.statistic": "mean_std"}
@@ -30,7 +30,7 @@ DATASET = {
     for role in ("source", "target")
     for field, value in (("level", "dataset"), ("statistic", "median_iqr"))
 }
-MIXED = {"loss.l1": 0.5, "loss.l2": 0.0, "loss.ms_dssim": 0.5, "loss.scales": 5}
+MIXED = {"loss.l1": 0.5, "loss.l2": 0.0, "loss.ms_dssim": 0.5, "task.loss.scales": 5}
 WARM_COSINE = {"optim.schedule": "cosine", "optim.warmup_epochs": 3, "optim.weight_decay": 0.01}
 STAINS = {"data.source": ("Phase",), "data.target": ("nuclei", "membrane")}
 FLIPS = {"augment.flip_y_probability": 0.5, "augment.flip_x_probability": 0.5}
@@ -107,7 +107,7 @@ def config_of(name, mode="", **changes):
 
 def parameters_of(config):
     """The number of parameters of a config's network; nothing is computed."""
-    model = make_task(config).model
+    model = make_task(resolve(config)).model
     plane = model.divisor[1:]
     example = jax.ShapeDtypeStruct((1, config.data.patch[0], *plane, len(config.data.source)), jnp.float32)
     variables = jax.eval_shape(partial(model.init, train=False), jax.random.key(0), example)
@@ -125,7 +125,7 @@ def test_the_numbers_are_the_papers(name):
         found[field] = value
     assert found == PAPER[name]
     assert config.init.checkpoint == ""
-    make_task(config)  # sizes and settings fit together
+    make_task(resolve(config))  # sizes and settings fit together
 
 
 ONE_STAIN = {"data.target": ("nuclei",)}
@@ -153,8 +153,8 @@ def test_the_networks_have_the_published_size(name, changes, parameters):
 
 def test_a_hidden_cell_has_the_encoders_stride():
     """16 pixels for the published weights' stem, the paper's 32 for the stem of its text."""
-    assert make_task(config_of("vscyto2d_pretrain")).model.mask_stride == 16
-    assert make_task(config_of("vscyto2d_pretrain", **FIVE_SLICES)).model.mask_stride == 32
+    assert make_task(resolve(config_of("vscyto2d_pretrain"))).model.mask_stride == 16
+    assert make_task(resolve(config_of("vscyto2d_pretrain", **FIVE_SLICES))).model.mask_stride == 32
 
 
 @pytest.mark.parametrize(("name", "shape"), [("vscyto3d", 2048), ("vscyto2d", 2009), ("vsneuromast", 1024)])
@@ -226,7 +226,7 @@ LATER = ("vscyto2d_finetune", "vsneuromast", "vsneuromast_finetune")
 @pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] if n in LATER else []) for n in PAPER])
 def test_the_small_form_trains_without_a_checkpoint(name, trained):
     saved = load_checkpoint(trained(name), "last")
-    assert saved.description["step"] == STEPS
+    assert saved.description.step == STEPS
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(saved.variables))
 
 

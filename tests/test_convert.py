@@ -142,7 +142,7 @@ def test_a_backbone_becomes_an_encoder_that_predict_refuses(shared, tmp_path):
     flags = GOLDEN["tiny_unext2_atto"]
     whole = load_checkpoint(convert(golden_file(shared, "tiny_unext2_atto"), tmp_path / "whole", *flags))
     stored = load_checkpoint(checkpoint)
-    assert stored.config["model"]["backbone"] == "convnextv2_atto"
+    assert stored.description.config["model"]["backbone"] == "convnextv2_atto"
     wanted = {k: v for k, v in whole.variables["params"].items() if k == "stem_norm" or k.startswith("encoder_")}
     assert set(stored.variables) == {"params"}
     jax.tree.map(np.testing.assert_array_equal, stored.variables["params"], wanted)
@@ -271,7 +271,7 @@ def test_settings_reach_the_network(shared, tmp_path):
     checkpoint = convert(golden_file(shared, "tiny_unext2_atto"), tmp_path / "model", *flags)
     x = np.load(shared / "golden" / "tiny_unext2_atto.npz")["x"][0]
     stored = load_checkpoint(checkpoint)
-    settings = {key: value for key, value in stored.config["model"].items() if key != "name"}
+    settings = {key: value for key, value in stored.description.config["model"].items() if key != "name"}
     model = build_model("unext2", **{**settings, "input_gain": 1.0})
     expected = model.apply(stored.variables, jnp.asarray(np.moveaxis(x, 0, -1)[None] * 0.5))
     predicted = vsjax.load(checkpoint).predict(np.moveaxis(x, 0, -1), axes="ZYXC")

@@ -100,7 +100,7 @@ def assert_refused(done, path, reason):
 def assert_same_training(first, second):
     for which in ("last", "best"):
         a, b = load_checkpoint(first, which), load_checkpoint(second, which)
-        assert a.description["step"] == b.description["step"]
+        assert a.description.step == b.description.step
         for x, y in zip(jax.tree.leaves(a.variables), jax.tree.leaves(b.variables), strict=True):
             np.testing.assert_array_equal(x, y)
     assert log_of(first) == log_of(second)

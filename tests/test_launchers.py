@@ -11,7 +11,8 @@ import pytest
 
 SCRIPTS = Path(__file__).resolve().parents[1] / "scripts"
 SLURM, TPU = SCRIPTS / "slurm_train.sbatch", SCRIPTS / "tpu_pod_train.sh"
-ARGUMENTS = ["--config", "configs/unext2.py", "--workdir", "runs/a", "--config.data.target=('nuclei', 'membrane')"]
+STAINS = "--config.roles.target.channels=('nuclei', 'membrane')"
+ARGUMENTS = ["--config", "configs/unext2.py", "--workdir", "runs/a", STAINS]
 
 SRUN = """#!/bin/bash
 printf '%s\\n' "$@" > "$FAKE/srun.arguments"

@@ -20,7 +20,7 @@ SMALL = {
     "data.patch": "(5, 32, 32)",
     "data.batch_size": "2",
     "data.val_fovs": "A/1/0",
-    "loss.scales": "1",
+    "task.loss.scales": "1",
     "augment.rotation": "right_angles",
     "augment.scale_probability": "0",
     "augment.shear_probability": "0",
@@ -76,16 +76,17 @@ def test_the_log_tells_the_whole_run(straight):
 def test_checkpoints_describe_themselves(straight):
     workdir, _ = straight
     last, best = load_checkpoint(workdir, "last"), load_checkpoint(workdir, "best")
-    assert last.description["step"] == 9
+    assert last.description.step == 9
     losses = {line["step"]: line["val/loss"] for line in log_of(workdir) if "val/loss" in line}
-    assert best.description["step"] == min(losses, key=losses.get)
-    assert best.description["best"] == pytest.approx(min(losses.values()))
-    assert last.description["source_channels"] == ["BF"]
-    assert last.description["target_channels"] == ["nuclei", "membrane"]
-    assert last.description["pixel_size_um"] == pytest.approx([1.0, 0.325, 0.325])
-    assert set(last.description["statistics"]) == {"BF", "nuclei", "membrane"}
-    assert last.config["model"]["in_channels"] == 1
-    assert last.config["model"]["out_channels"] == 2
+    assert best.description.step == min(losses, key=losses.get)
+    assert best.description.progress.best == pytest.approx(min(losses.values()))
+    assert last.description.channels_of("source") == ("BF",)
+    assert last.description.channels_of("target") == ("nuclei", "membrane")
+    assert last.description.pixel_size_um == pytest.approx((1.0, 0.325, 0.325))
+    assert set(last.description.statistics) == {"BF", "nuclei", "membrane"}
+    assert last.description.progress.finished
+    assert last.description.config["model"]["in_channels"] == 1
+    assert last.description.config["model"]["out_channels"] == 2
 
 
 def kill_when(process, condition):
@@ -112,10 +113,10 @@ def test_killed_twice_it_ends_with_the_same_numbers(straight, simulated_plate, t
         assert process.returncode == -signal.SIGKILL
     done = run(workdir, simulated_plate)
     assert done.returncode == 0, done.stderr
-    assert "going on from step 3" in done.stderr or "going on from step 6" in done.stderr
+    assert "resuming from step 3" in done.stderr or "resuming from step 6" in done.stderr
     for which in ("last", "best"):
         expected, found = load_checkpoint(straight[0], which), load_checkpoint(workdir, which)
-        assert expected.description["step"] == found.description["step"]
+        assert expected.description.step == found.description.step
         jax.tree.map(np.testing.assert_array_equal, expected.variables, found.variables)
     drop_rate = [{k: v for k, v in line.items() if k != "steps_per_second"} for line in log_of(workdir)]
     assert drop_rate == [{k: v for k, v in line.items() if k != "steps_per_second"} for line in log_of(straight[0])]
@@ -133,7 +134,7 @@ def test_a_finished_run_stays_as_it_is(straight, simulated_plate):
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"data.source": "Phas"}, ["Phas", "'BF', 'nuclei', 'membrane'"]),
+        ({"roles.source.channels": "Phas"}, ["Phas", "'BF', 'nuclei', 'membrane'"]),
         ({"data.patch": "(5, 128, 128)"}, ["96", "128", "config.data.patch"]),
         ({"data.patch": "(7, 32, 32)"}, ["7", "5", "stem"]),
         ({"data.pacth": "3"}, ["pacth"]),

@@ -1,10 +1,9 @@
 """Use weights of other software: `python -m vsjax.convert --input VSCyto3D.ckpt --output models/vscyto3d`."""
 
 import argparse
-import ast
 import tempfile
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +14,9 @@ from vsjax.interop.conversion import ConvertedNetwork, convert_file
 from vsjax.interop.published import find_recipe
 from vsjax.models.registry import MODELS
 from vsjax.plates.reader import open_plate
-from vsjax.program import run_program
-from vsjax.runtime.checkpoint import read_description, save_variables
+from vsjax.program import parse_settings, run_program
+from vsjax.runtime.checkpoint import describe_checkpoint, save_variables
+from vsjax.runtime.description import ChannelDescription, Description
 
 
 @dataclass(frozen=True)
@@ -37,14 +37,15 @@ class Data:
     statistics: dict[str, dict[str, float]]
     pixel_size_um: tuple[float, ...]
 
-    def description(self) -> dict[str, Any]:
-        """What `vsjax.predict` reads, as `vsjax.train` writes it."""
-        roles = {"source": self.source_normalization, "target": self.target_normalization}
+    def described(self) -> dict[str, Any]:
+        """Fields of a checkpoint's description, as `vsjax.train` writes them."""
+        roles = {"source": (self.source, self.source_normalization), "target": (self.target, self.target_normalization)}
         return {
-            "source_channels": list(self.source),
-            "target_channels": list(self.target),
-            "pixel_size_um": list(self.pixel_size_um),
-            "normalization": {role: asdict(normalization) for role, normalization in roles.items()},
+            "channels": {
+                role: ChannelDescription(channels=channels, normalization=normalization)
+                for role, (channels, normalization) in roles.items()
+            },
+            "pixel_size_um": self.pixel_size_um,
             "statistics": self.statistics,
         }
 
@@ -54,20 +55,24 @@ def main(arguments: list[str] | None = None) -> None:
     options = _parser().parse_args(arguments)
     output = Path(options.output).absolute()
     _check_output(output, options.overwrite)
-    network = convert_file(options.input, options.model, _parse_settings(options.set))
+    network = convert_file(options.input, options.model, parse_settings("--set", options.set))
     config = {
         "model": {"name": network.name, **network.settings},
+        "task": {"name": "regression"},
         "dtype": "float32",
         "predict": {"tta": "none"},
     }
-    description = {"converted_from": str(Path(options.input).absolute()), "parts": network.parts}
-    if network.parts == "all":
-        data = _describe_data(network, options)
-        description.update(data.description())
+    data = _describe_data(network, options) if network.parts == "all" else None
+    description = Description(
+        config=config,
+        converted_from=str(Path(options.input).absolute()),
+        parts=network.parts,
+        **(data.described() if data else {}),
+    )
     _print_network(network)
-    if network.parts == "all":
+    if data:
         _print_data(data)
-    _save(output, config, network.variables, description)
+    _save(output, network.variables, description)
     if network.parts == "all":
         print(f"wrote {output}: python -m vsjax.predict --checkpoint {options.output} --input PLATE --output STAINED")
     else:
@@ -123,20 +128,6 @@ def _parse_normalization(flag: str, text: str | None, default: Normalization) ->
         raise UserError(f"{flag} {text}: {error}; write it as LEVEL/STATISTIC, such as fov/mean_std") from None
 
 
-def _parse_settings(items: Sequence[str]) -> dict[str, Any]:
-    """`["head_pool=True", "backbone=convnextv2_tiny"]` as a dictionary; what is no Python literal is text."""
-    settings = {}
-    for item in items:
-        name, equals, text = item.partition("=")
-        if not equals:
-            raise UserError(f"--set {item}: has no value; write NAME=VALUE, such as head_pool=True")
-        try:
-            settings[name] = ast.literal_eval(text)
-        except (ValueError, SyntaxError):
-            settings[name] = text
-    return settings
-
-
 def _print_network(network: ConvertedNetwork) -> None:
     settings = ", ".join(f"{name} {value}" for name, value in network.settings.items())
     what = "network" if network.parts == "all" else f"{network.parts} of"
@@ -152,9 +143,9 @@ def _print_data(data: Data) -> None:
         ("target", data.target, data.target_normalization),
     )
     for role, names, normalization in roles:
-        scaled = "not" if normalization.level == "none" else f"by {normalization.level}/{normalization.statistic}"
+        scaled = "not" if normalization.scope == "none" else f"by {normalization.scope}/{normalization.statistic}"
         print(f"{role} {', '.join(names)}: normalised {scaled} (--{role}, --normalization-{role} give others)")
-    if not data.statistics and data.target_normalization.level != "none":
+    if not data.statistics and data.target_normalization.scope != "none":
         print("predictions are in normalised units: the stains' own need --statistics, a plate that holds them")
 
 
@@ -165,21 +156,21 @@ def _check_output(output: Path, overwrite: bool) -> None:
     if not overwrite:
         raise UserError(f"{output}: exists; choose another --output, or --overwrite a converted checkpoint")
     try:
-        is_converted = "converted_from" in read_description(output / "checkpoints" / "best" / "0")
+        is_converted = bool(describe_checkpoint(output / "checkpoints" / "best" / "0").converted_from)
     except UserError:
         is_converted = False
     if not is_converted or len(list(output.iterdir())) > 1:
         raise UserError(f"{output}: is no converted checkpoint, so --overwrite spares it; choose another --output")
 
 
-def _save(output: Path, config: dict[str, Any], variables: dict[str, Any], description: dict[str, Any]) -> None:
+def _save(output: Path, variables: dict[str, Any], description: Description) -> None:
     """Write beside the output and rename, so that what was there is replaced by a whole checkpoint or not at all."""
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"{output}: cannot be written ({error.strerror}); choose another --output") from None
     with tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{output.name}.") as folder:
-        save_variables(Path(folder) / "new", config, variables, description)
+        save_variables(Path(folder) / "new", variables, description)
         if output.exists():
             output.rename(Path(folder) / "old")
         (Path(folder) / "new").rename(output)

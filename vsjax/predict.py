@@ -5,8 +5,9 @@ import os
 
 from vsjax.errors import UserError
 from vsjax.inference.plates import predict_plate
-from vsjax.inference.predictor import PredictionSettings, load
-from vsjax.program import run_program
+from vsjax.inference.predictor import load
+from vsjax.inference.settings import PredictionSettings, change_sampler
+from vsjax.program import parse_settings, run_program
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -15,13 +16,16 @@ def main(arguments: list[str] | None = None) -> None:
     process, processes = _which_process(options)
     predictor = load(options.checkpoint, options.which)
     settings = PredictionSettings(
-        tta=options.tta or predictor.tta,
+        tta=options.tta,
         tile=tuple(options.tile) if options.tile else None,
         margin=options.margin,
         z_step=options.z_step,
         batch_size=options.batch_size,
         units=options.units,
         space=options.space,
+        draws=options.draws,
+        seed=options.seed,
+        sampler=change_sampler(predictor.sampler, parse_settings("--sampler", options.sampler)),
     )
     summary = predict_plate(
         predictor,
@@ -103,6 +107,17 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--z-step", type=int, default=1, help="slices from one z window to the next (%(default)s)")
     parser.add_argument("--batch-size", type=int, metavar="N", help="z windows per call of the network")
+    parser.add_argument(
+        "--draws",
+        type=int,
+        default=1,
+        metavar="N",
+        help="of a model that draws: predict N times, keep mean and spread",
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of what is drawn (%(default)s)")
+    parser.add_argument(
+        "--sampler", nargs="+", default=[], metavar="NAME=VALUE", help="the model's own settings, such as steps=50"
+    )
     parser.add_argument("--ngff", choices=["same", "0.4", "0.5"], default="same", help="version of the output")
     parser.add_argument(
         "--units",

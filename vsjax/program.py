@@ -1,9 +1,10 @@
 """How every `python -m vsjax.NAME` starts and ends: its log, one line for a user's mistake, a traceback for ours."""
 
+import ast
 import logging
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,24 @@ def run_program(name: str, main: Callable[[], None]) -> None:
     except KeyboardInterrupt:
         print(f"vsjax.{name}: interrupted", file=sys.stderr)
         sys.exit(130)
+
+
+def parse_settings(flag: str, items: Sequence[str]) -> dict[str, Any]:
+    """`["head_pool=True", "backbone=convnextv2_tiny"]` as a dictionary; what is no Python literal is text.
+
+    Raises:
+        UserError: one has no value; the line names `flag`.
+    """
+    settings = {}
+    for item in items:
+        name, equals, text = item.partition("=")
+        if not equals:
+            raise UserError(f"{flag} {item}: has no value; write NAME=VALUE, such as head_pool=True")
+        try:
+            settings[name] = ast.literal_eval(text)
+        except (ValueError, SyntaxError):
+            settings[name] = text
+    return settings
 
 
 def _one_line(error: Exception) -> str:

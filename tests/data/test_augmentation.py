@@ -18,6 +18,13 @@ EVERYTHING = AugmentConfig(
 )
 
 
+def augmented(key, source, target, config, patch, target_depth=None):
+    """Source and target of a batch that holds nothing else."""
+    depths = {} if target_depth is None else {"target": target_depth}
+    images = augment(key, {"source": source, "target": target}, config, patch, depths)
+    return images["source"], images["target"]
+
+
 def coordinates(batch, crop):
     """`[B, Z, Y, X, 3]`: the z, y and x of each pixel. Linear sampling reproduces them exactly."""
     grid = np.stack(np.meshgrid(*(np.arange(n) for n in crop), indexing="ij"), axis=-1)
@@ -32,7 +39,7 @@ def sampled_at(config, patch, batch, seed=0, crop=None):
     """Where each pixel of the patch was sampled, `[B, Z, Y, X, 3]`, and the image of noise sampled there."""
     crop = crop or oversized_patch(config, patch)
     image = noise(batch, crop)
-    where, sampled = augment(jax.random.key(seed), coordinates(batch, crop), image, config, patch)
+    where, sampled = augmented(jax.random.key(seed), coordinates(batch, crop), image, config, patch)
     return np.asarray(where), image, np.asarray(sampled)
 
 
@@ -176,7 +183,7 @@ def test_no_draw_reaches_beyond_the_oversized_patch(patch, turn, scale, shear, i
 def test_right_angles_move_pixels_only():
     config = AugmentConfig(rotation="right_angles", rotation_probability=1)
     image = noise(80, (2, 7, 7))
-    source, target = augment(jax.random.key(0), image, image, config, (2, 7, 7))
+    source, target = augmented(jax.random.key(0), image, image, config, (2, 7, 7))
     np.testing.assert_array_equal(source, target)
     turns = [
         [k for k in range(4) if np.array_equal(result, np.rot90(sample, k, axes=(1, 2)))]
@@ -192,7 +199,7 @@ def test_flips_and_right_angles_of_an_oblong_patch():
     )
     crop = oversized_patch(config, (3, 5, 9))
     image = noise(128, crop)
-    source, _ = augment(jax.random.key(1), image, image, config, (3, 5, 9))
+    source, _ = augmented(jax.random.key(1), image, image, config, (3, 5, 9))
     seen = set()
     for sample, result in zip(image, np.asarray(source), strict=True):
         candidates = {
@@ -222,7 +229,7 @@ def test_right_angles_beside_interpolation_turn_the_same_way():
     kinds = set()
     for config in (moved, sampled):
         assert oversized_patch(config, patch) == patch
-    results = [np.asarray(augment(jax.random.key(3), image, image, c, patch)[0]) for c in (moved, sampled)]
+    results = [np.asarray(augmented(jax.random.key(3), image, image, c, patch)[0]) for c in (moved, sampled)]
     group = [np.rot90(image[:, :, :, ::f], k, axes=(2, 3)) for k in range(4) for f in (1, -1)]
     for result in results:
         distance = np.stack([np.abs(result - member).max(axis=(1, 2, 3, 4)) for member in group])
@@ -264,7 +271,7 @@ def test_target_of_one_slice_is_the_middle_of_the_source(given_depth):
     image = noise(8, crop)
     first = (crop[0] - given_depth) // 2
     target = image[:, first : first + given_depth]
-    source, middle = augment(jax.random.key(0), image, target, config, patch, 1)
+    source, middle = augmented(jax.random.key(0), image, target, config, patch, 1)
     np.testing.assert_allclose(middle, source[:, 3:4], atol=1e-5)
 
 
@@ -285,9 +292,9 @@ def test_source_and_target_move_together_and_intensity_leaves_the_target_alone()
     crop = oversized_patch(spatial_only, patch)
     assert oversized_patch(both, patch) == crop
     image = noise(8, crop, channels=2)
-    source, target = augment(jax.random.key(5), image, image, spatial_only, patch)
+    source, target = augmented(jax.random.key(5), image, image, spatial_only, patch)
     np.testing.assert_array_equal(source, target)
-    changed, same = augment(jax.random.key(5), image, image, both, patch)
+    changed, same = augmented(jax.random.key(5), image, image, both, patch)
     np.testing.assert_allclose(same, target, atol=1e-5)
     assert np.abs(changed - source).max(axis=(1, 2, 3, 4)).min() > 0.01
 
@@ -296,7 +303,7 @@ def test_without_transforms_it_is_the_central_crop():
     image = noise(2, (5, 11, 12), channels=2)
     expected = image[:, 1:4, 2:9, 3:9]
     np.testing.assert_array_equal(center_crop(image, (3, 7, 6)), expected)
-    source, target = augment(jax.random.key(0), image, image + 1, AugmentConfig(), (3, 7, 6))
+    source, target = augmented(jax.random.key(0), image, image + 1, AugmentConfig(), (3, 7, 6))
     np.testing.assert_array_equal(source, expected)
     np.testing.assert_array_equal(target, expected + 1)
 
@@ -309,7 +316,7 @@ def test_a_sample_on_which_nothing_falls_is_the_central_crop_exactly():
     crop = oversized_patch(never, patch)
     assert crop[1] > 10
     image = noise(4, crop)
-    source, target = augment(jax.random.key(0), image, image, never, patch)
+    source, target = augmented(jax.random.key(0), image, image, never, patch)
     np.testing.assert_array_equal(source, center_crop(image, patch))
     np.testing.assert_array_equal(target, center_crop(image, patch))
 
@@ -318,15 +325,15 @@ def test_same_key_same_result_whatever_the_rest_of_the_batch():
     patch = (3, 12, 12)
     image = noise(4, oversized_patch(EVERYTHING, patch), channels=2)
     key = jax.random.key(11)
-    source, target = augment(key, image, image, EVERYTHING, patch)
-    again, _ = augment(key, image, image, EVERYTHING, patch)
+    source, target = augmented(key, image, image, EVERYTHING, patch)
+    again, _ = augmented(key, image, image, EVERYTHING, patch)
     np.testing.assert_array_equal(source, again)
     other = image.copy()
     other[[0, 2, 3]] = 7.0
-    alone, target_alone = augment(key, other, other, EVERYTHING, patch)
+    alone, target_alone = augmented(key, other, other, EVERYTHING, patch)
     np.testing.assert_array_equal(alone[1], source[1])
     np.testing.assert_array_equal(target_alone[1], target[1])
-    different, _ = augment(jax.random.key(12), image, image, EVERYTHING, patch)
+    different, _ = augmented(jax.random.key(12), image, image, EVERYTHING, patch)
     assert np.abs(different - source).max(axis=(1, 2, 3, 4)).min() > 1e-3
 
 
@@ -338,7 +345,7 @@ def test_transforms_happen_as_often_as_asked_and_independently(name):
     batch = 1000
     image = noise(batch, crop)
     image[:, : crop[0] // 2] += 100  # tells whether the stack was turned over
-    source = np.asarray(augment(jax.random.key(2), image, image, config, patch)[0])
+    source = np.asarray(augmented(jax.random.key(2), image, image, config, patch)[0])
     flipped = source[:, -1].mean(axis=(1, 2, 3)) > source[:, 0].mean(axis=(1, 2, 3))
     expected = np.asarray(center_crop(image, patch))
     expected[flipped] = expected[flipped, ::-1]
@@ -351,7 +358,7 @@ def test_transforms_happen_as_often_as_asked_and_independently(name):
 def test_a_sample_does_not_depend_on_the_size_of_its_batch():
     config = AugmentConfig(flip_x_probability=0.5, noise_probability=1)
     image = noise(8, (1, 6, 6))
-    eight, three = (augment(jax.random.key(4), image[:n], image[:n], config, (1, 6, 6))[0] for n in (8, 3))
+    eight, three = (augmented(jax.random.key(4), image[:n], image[:n], config, (1, 6, 6))[0] for n in (8, 3))
     np.testing.assert_allclose(eight[:3], three, atol=1e-6)
 
 
@@ -386,6 +393,6 @@ def test_too_small_a_crop_is_refused_before_a_border_is_invented():
     config = AugmentConfig(rotation_probability=0.5)
     image = noise(1, (3, 20, 20))
     with pytest.raises(UserError, match=r"needs crops of at least \(3, 24, 24\), but these are \(3, 20, 20\)"):
-        augment(jax.random.key(0), image, image, config, (3, 16, 16))
+        augmented(jax.random.key(0), image, image, config, (3, 16, 16))
     with pytest.raises(UserError, match="larger than the image"):
         center_crop(image, (3, 21, 20))

@@ -9,6 +9,13 @@ from vsjax.data.augmentation import AugmentConfig, augment
 from vsjax.data.intensity_augmentation import adjust_gamma, blur
 
 
+def augmented(key, source, target, config, patch, target_depth=None):
+    """Source and target of a batch that holds nothing else."""
+    depths = {} if target_depth is None else {"target": target_depth}
+    images = augment(key, {"source": source, "target": target}, config, patch, depths)
+    return images["source"], images["target"]
+
+
 def noise(batch, crop, channels=1, seed=0):
     return np.random.default_rng(seed).normal(size=(batch, *crop, channels)).astype(np.float32)
 
@@ -16,7 +23,7 @@ def noise(batch, crop, channels=1, seed=0):
 def test_contrast_and_offset_are_linear_with_coefficients_in_range():
     config = AugmentConfig(intensity_scale_probability=1, intensity_offset_probability=1, intensity_offset_range=0.2)
     image = noise(100, (2, 6, 6), channels=2)
-    source = np.asarray(augment(jax.random.key(0), image, image, config, (2, 6, 6))[0])
+    source = np.asarray(augmented(jax.random.key(0), image, image, config, (2, 6, 6))[0])
     coefficients = np.array([np.polyfit(a.ravel(), b.ravel(), 1) for a, b in zip(image, source, strict=True)])
     slopes, offsets = coefficients.T[..., None, None, None, None]
     np.testing.assert_allclose(source, image * slopes + offsets, atol=1e-5)
@@ -30,7 +37,7 @@ def test_contrast_and_offset_are_linear_with_coefficients_in_range():
 def test_noise_is_white_with_its_own_strength_per_sample():
     config = AugmentConfig(noise_probability=1, noise_std_range=(0.1, 0.4))
     image = np.zeros((60, 3, 24, 24, 2), np.float32)
-    source, target = (np.asarray(a) for a in augment(jax.random.key(0), image, image, config, (3, 24, 24)))
+    source, target = (np.asarray(a) for a in augmented(jax.random.key(0), image, image, config, (3, 24, 24)))
     assert not target.any()
     stds = source.std(axis=(1, 2, 3, 4))
     assert 0.09 < stds.min() < 0.15
@@ -48,7 +55,7 @@ def test_illumination_is_a_smooth_factor_and_a_smooth_offset_within_range():
     )
     patch = (2, 40, 40)
     dark, bright = np.zeros((20, *patch, 1), np.float32), np.ones((20, *patch, 1), np.float32)
-    offset, lit = (np.asarray(augment(jax.random.key(0), i, i, config, patch)[0]) for i in (dark, bright))
+    offset, lit = (np.asarray(augmented(jax.random.key(0), i, i, config, patch)[0]) for i in (dark, bright))
     for field, bound in ((offset, 0.5), (lit - offset - 1, 0.3)):
         assert 0.4 * bound < np.abs(field).max() <= bound
         assert np.abs(np.diff(field, axis=2)).max() < 2 * bound / 16

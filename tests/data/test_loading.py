@@ -12,4 +12,4 @@ def test_an_epoch_sees_as_many_patches_as_there_are_windows(simulated_plate, dep
     config = unext2.get_config("debug")
     config.data.update(plates=(str(simulated_plate),), val_fovs=("A/1/0",), patch=(depth, 32, 32), batch_size=batch)
     config.augment.update(rotation="right_angles", scale_probability=0.0, shear_probability=0.0)
-    assert open_data(config).steps_per_epoch() == expected
+    assert open_data(config, depth).steps_per_epoch() == expected

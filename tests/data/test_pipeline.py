@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
-from vsjax.data.fovs import open_fields
+from vsjax.data.fovs import open_fovs
 from vsjax.data.pipeline import CropReader, evaluation_batches, iterate_from, training_batches
+from vsjax.data.roles import ChannelRole
 from vsjax.data.sampling import GRID, CropSampler, grid_crops
 from vsjax.errors import UserError
 from vsjax.intensity.normalization import Normalization
@@ -13,7 +14,8 @@ from vsjax.plates.writer import create_plate
 
 SHAPE = (2, 2, 4, 96, 80)  # T, C, Z, Y, X
 SIZE = (3, 32, 32)
-FOV = Normalization(level="fov", statistic="mean_std")
+FOV = Normalization(scope="fov", statistic="mean_std")
+ROLES = {"source": ChannelRole(("BF",), FOV), "target": ChannelRole(("nuclei",), FOV)}
 
 
 def make_plate(path, positions, seed):
@@ -37,14 +39,14 @@ def make_plate(path, positions, seed):
 def plates(tmp_path_factory):
     folder = tmp_path_factory.mktemp("plates")
     images = [make_plate(folder / "P.zarr", 3, 0), make_plate(folder / "Q.zarr", 1, 1)]
-    fields = open_fields([str(folder / "P.zarr"), str(folder / "Q.zarr")], ["BF"], ["nuclei"])
-    return fields, [image for plate in images for image in plate]
+    fovs = open_fovs([str(folder / "P.zarr"), str(folder / "Q.zarr")])
+    return fovs, [image for plate in images for image in plate]
 
 
-def batches(fields, **changes):
-    sampler = CropSampler(fields, SIZE, changes.pop("importance", None))
-    reader = CropReader(fields, SIZE, FOV, FOV)
-    return training_batches(fields, sampler, reader, **{"batch_size": 8, "weights": (), "seed": 5, **changes})
+def batches(fovs, **changes):
+    sampler = CropSampler(fovs, SIZE, changes.pop("importance", None))
+    reader = CropReader(fovs, SIZE, ROLES)
+    return training_batches(fovs, sampler, reader, **{"batch_size": 8, "weights": (), "seed": 5, **changes})
 
 
 def assert_same(first, second):
@@ -53,21 +55,21 @@ def assert_same(first, second):
 
 
 def test_crops_hold_the_pixels_of_the_file(plates):
-    fields, images = plates
-    sampler, reader = CropSampler(fields, SIZE), CropReader(fields, SIZE, FOV, FOV)
+    fovs, images = plates
+    sampler, reader = CropSampler(fovs, SIZE), CropReader(fovs, SIZE, ROLES)
     rng = np.random.default_rng(0)
-    crops = [sampler.draw(n % len(fields), n % 2, rng) for n in range(12)]
+    crops = [sampler.draw(n % len(fovs), n % 2, rng) for n in range(12)]
     batch = reader(crops)
     for row, crop in enumerate(crops):
         z, y, x = crop.origin
-        expected = images[crop.field][crop.time, :, z : z + 3, y : y + 32, x : x + 32]
+        expected = images[crop.fov][crop.time, :, z : z + 3, y : y + 32, x : x + 32]
         np.testing.assert_array_equal(batch["source"][row, ..., 0], expected[0])
         np.testing.assert_array_equal(batch["target"][row, ..., 0], expected[1])
 
 
 def test_statistics_are_those_of_the_fov(plates):
-    fields, images = plates
-    sampler, reader = CropSampler(fields, SIZE), CropReader(fields, SIZE, FOV, FOV)
+    fovs, images = plates
+    sampler, reader = CropSampler(fovs, SIZE), CropReader(fovs, SIZE, ROLES)
     batch = reader([sampler.draw(2, 1, np.random.default_rng(0))])
     sampled = images[2][:, 0, :, ::4, ::4]
     np.testing.assert_allclose(batch["source_location"][0, 0], sampled.mean(), rtol=1e-6)
@@ -75,31 +77,31 @@ def test_statistics_are_those_of_the_fov(plates):
 
 
 def test_batch_is_a_function_of_seed_and_step(plates):
-    fields, _ = plates
-    first = batches(fields)
-    assert_same(first[3], batches(fields)[3])
-    straight = iterate_from(batches(fields), 0)
+    fovs, _ = plates
+    first = batches(fovs)
+    assert_same(first[3], batches(fovs)[3])
+    straight = iterate_from(batches(fovs), 0)
     for step in range(4):
         assert_same(next(straight), first[step])
-    assert_same(next(iterate_from(batches(fields), 3)), first[3])
+    assert_same(next(iterate_from(batches(fovs), 3)), first[3])
     assert not np.array_equal(first[3]["source"], first[4]["source"])
-    assert not np.array_equal(first[3]["source"], batches(fields, seed=6)[3]["source"])
+    assert not np.array_equal(first[3]["source"], batches(fovs, seed=6)[3]["source"])
 
 
 @pytest.mark.parametrize("processes", [2, 4])
 def test_global_batch_does_not_depend_on_the_number_of_processes(plates, processes):
-    fields, _ = plates
-    whole = batches(fields, importance="nuclei")
+    fovs, _ = plates
+    whole = batches(fovs, importance="nuclei")
     rows = np.arange(8).reshape(processes, -1).tolist()
-    parts = [batches(fields, importance="nuclei", rows=part) for part in rows]
+    parts = [batches(fovs, importance="nuclei", rows=part) for part in rows]
     for step in (0, 7):
         joined = {name: np.concatenate([part[step][name] for part in parts]) for name in whole[step]}
         assert_same(joined, whole[step])
 
 
 def test_plates_are_pooled_by_weight_whatever_their_size(plates):
-    fields, images = plates
-    reads = batches(fields, weights=(1.0, 3.0), batch_size=40)
+    fovs, images = plates
+    reads = batches(fovs, weights=(1.0, 3.0), batch_size=40)
     of_second = [
         np.isclose(reads[step]["source_location"][:, 0], images[3][:, 0, :, ::4, ::4].mean()) for step in range(10)
     ]
@@ -107,9 +109,9 @@ def test_plates_are_pooled_by_weight_whatever_their_size(plates):
 
 
 def test_importance_draws_crops_where_the_label_is(plates):
-    fields, images = plates
+    fovs, images = plates
     rng = np.random.default_rng(0)
-    sampler = CropSampler(fields, (1, GRID, GRID), "nuclei")
+    sampler = CropSampler(fovs, (1, GRID, GRID), "nuclei")
     centres = np.array([sampler.draw(0, 0, rng).origin for _ in range(4000)])[:, 1:] + GRID // 2
     counts, _, _ = np.histogram2d(*centres.T, bins=[np.arange(0, 97, GRID), np.arange(0, 81, GRID)])
     image = images[0][0, 1, :, GRID // 2 :: GRID, GRID // 2 :: GRID].mean(axis=0)
@@ -123,9 +125,9 @@ def test_importance_draws_crops_where_the_label_is(plates):
 
 
 def test_uniform_crops_cover_everything(plates):
-    fields, _ = plates
+    fovs, _ = plates
     rng = np.random.default_rng(1)
-    sampler = CropSampler(fields, SIZE)
+    sampler = CropSampler(fovs, SIZE)
     origins = np.array([sampler.draw(0, 0, rng).origin for _ in range(3000)])
     assert origins.min(axis=0).tolist() == [0, 0, 0]
     assert origins.max(axis=0).tolist() == [1, 64, 48]
@@ -133,12 +135,12 @@ def test_uniform_crops_cover_everything(plates):
 
 
 def test_windows_beyond_the_stack_repeat_its_ends(plates):
-    fields, images = plates
-    sampler = CropSampler(fields, SIZE, z_margins=(1, 1))
+    fovs, images = plates
+    sampler = CropSampler(fovs, SIZE, z_margins=(1, 1))
     rng = np.random.default_rng(2)
     crops = [sampler.draw(0, 0, rng) for _ in range(200)]
     assert {crop.origin[0] for crop in crops} == {-1, 0, 1, 2}
-    batch = CropReader(fields, SIZE, FOV, FOV)(crops)
+    batch = CropReader(fovs, SIZE, ROLES)(crops)
     for row, crop in enumerate(crops[:50]):
         z, y, x = crop.origin
         stack = np.pad(images[0][0, 0, :, y : y + 32, x : x + 32], ((1, 1), (0, 0), (0, 0)), mode="edge")
@@ -146,17 +148,17 @@ def test_windows_beyond_the_stack_repeat_its_ends(plates):
 
 
 def test_validation_sees_every_crop_once(plates):
-    fields, images = plates
-    crops = grid_crops(fields, SIZE, 1000)
+    fovs, images = plates
+    crops = grid_crops(fovs, SIZE, 1000)
     assert len(crops) == 4 * 2 * 3 * 2
-    reader = CropReader(fields, SIZE, FOV, FOV)
+    reader = CropReader(fovs, SIZE, ROLES)
     found = list(evaluation_batches(crops, reader, 10))
     assert sum(batch["weight"].sum() for batch in found) == len(crops)
     assert [len(batch["source"]) for batch in found] == [10] * 5
     total = sum((batch["source"].sum(axis=(1, 2, 3, 4)) * batch["weight"]).sum() for batch in found)
     expected = sum(image[:, 0, :3, :, 8:72].sum(dtype=np.float64) for image in images)
     np.testing.assert_allclose(total, expected, rtol=1e-6)
-    assert len(grid_crops(fields, SIZE, 7)) == 7
+    assert len(grid_crops(fovs, SIZE, 7)) == 7
 
 
 def test_missing_statistics_name_the_command(tmp_path):
@@ -164,15 +166,15 @@ def test_missing_statistics_name_the_command(tmp_path):
     writer.create_position(
         "A/1/0", shape=SHAPE, dtype=np.uint16, channel_names=["BF", "nuclei"], pixel_size_um=(1, 1, 1)
     )
-    fields = open_fields([str(tmp_path / "P.zarr")], ["BF"], ["nuclei"])
+    fovs = open_fovs([str(tmp_path / "P.zarr")])
     with pytest.raises(UserError, match=r"python -m vsjax\.preprocess --plate"):
-        CropReader(fields, SIZE, FOV, FOV)
+        CropReader(fovs, SIZE, ROLES)
 
 
 def test_crop_larger_than_the_image(plates):
-    fields, _ = plates
+    fovs, _ = plates
     with pytest.raises(UserError, match="the image has 80 voxels in x but training reads 88"):
-        CropSampler(fields, (3, 88, 88))
+        CropSampler(fovs, (3, 88, 88))
 
 
 @pytest.mark.parametrize("change", [{"weights": (1.0,)}, {"weights": (1.0, 0.0)}])

@@ -6,6 +6,7 @@ import jax.numpy as jnp
 
 from vsjax.models import registry
 from vsjax.runtime.checkpoint import save_variables
+from vsjax.runtime.description import Description
 
 STATISTICS = {"mean": 90.0, "std": 30.0, "median": 80.0, "iqr": 20.0, "p1": 60.0, "p99": 200.0}
 
@@ -51,9 +52,9 @@ def save_checkpoint(
     seed=0,
     source=("Phase",),
     target=("nuclei",),
-    level="fov",
+    scope="fov",
     statistic="mean_std",
-    target_level="dataset",
+    target_scope="dataset",
     **settings,
 ):
     """Write a checkpoint with random weights; returns the module and its variables."""
@@ -61,15 +62,15 @@ def save_checkpoint(
     module = registry.build_model(name, **settings)
     shape = (1, module.in_stack_depth, *(2 * d for d in module.divisor[1:]), len(source))
     variables = jax.jit(module.init)(jax.random.key(seed), jnp.zeros(shape))
-    description = {
-        "source_channels": list(source),
-        "target_channels": list(target),
-        "pixel_size_um": [0.5, 0.2, 0.2],
-        "normalization": {
-            "source": {"level": level, "statistic": statistic},
-            "target": {"level": target_level, "statistic": "median_iqr"},
+    described = {"source": (source, scope, statistic), "target": (target, target_scope, "median_iqr")}
+    description = Description(
+        config={"model": {"name": name, **settings}, "task": {"name": "regression"}, "dtype": "float32"},
+        channels={
+            role: {"channels": channels, "normalization": {"scope": over, "statistic": measure}}
+            for role, (channels, over, measure) in described.items()
         },
-        "statistics": dict.fromkeys((*source, *target), STATISTICS),
-    }
-    save_variables(path, {"model": {"name": name, **settings}, "dtype": "float32"}, variables, description)
+        pixel_size_um=(0.5, 0.2, 0.2),
+        statistics=dict.fromkeys((*source, *target), STATISTICS),
+    )
+    save_variables(path, variables, description)
     return module, variables

@@ -16,7 +16,8 @@ from local_network import STATISTICS, save_checkpoint
 
 from vsjax.errors import UserError
 from vsjax.inference.plates import predict_plate
-from vsjax.inference.predictor import PredictionSettings, load
+from vsjax.inference.predictor import load
+from vsjax.inference.settings import PredictionSettings
 from vsjax.intensity.statistics import write_statistics
 from vsjax.plates.reader import open_plate
 from vsjax.plates.writer import create_plate
@@ -100,7 +101,7 @@ def test_output_says_what_made_it(tmp_path, predictor):
 @pytest.mark.parametrize("version", ["0.4", "0.5"])
 @pytest.mark.parametrize("axes", ["zyx", "czyx", "tzyx"])
 def test_single_image_keeps_its_axes(tmp_path, version, axes):
-    save_checkpoint(tmp_path / "run", level="fov")
+    save_checkpoint(tmp_path / "run", scope="fov")
     shape = (2 if "t" in axes else 1, 2 if "c" in axes else 1, 4, 9, 11)
     make_plate(tmp_path / "P.zarr", version=version, names=["0"], shape=shape, axes=axes, is_hcs=False)
     names = open_plate(tmp_path / "P.zarr")["0"].channel_names
@@ -123,7 +124,7 @@ def test_two_targets_of_an_image_without_channels_get_a_channel_axis(tmp_path, p
 @pytest.mark.parametrize("name", ["iohub-0.2.3.post1_v04.zarr", "iohub-0.3.0a7_v05.zarr", "ngio-1.1.3_v04.zarr"])
 def test_plates_of_other_writers(tmp_path, shared, name):
     path = shared / "data" / "foreign_plates" / "written_from_isl" / name
-    save_checkpoint(tmp_path / "run", level="patch", in_stack_depth=1, out_stack_depth=1)
+    save_checkpoint(tmp_path / "run", scope="patch", in_stack_depth=1, out_stack_depth=1)
     source = open_plate(path)
     first = next(source.positions())
     predictor = load(tmp_path / "run")
@@ -239,10 +240,10 @@ def test_truncated_chunk_is_named(tmp_path, predictor):
 
 
 def test_diverged_network_is_named(tmp_path):
-    save_checkpoint(tmp_path / "run", target=("nuclei",), level="none")
+    save_checkpoint(tmp_path / "run", target=("nuclei",), scope="none")
     predictor = load(tmp_path / "run")
     make_plate(tmp_path / "P.zarr", names=["A/1/0"], shape=(1, 2, 4, 8, 8))
-    poisoned = predictor.network._variables[1]["params"]["Conv_0"]
+    poisoned = predictor.compiled._variables[1]["params"]["Conv_0"]
     poisoned["bias"] = poisoned["bias"].at[0].set(np.nan)
     with pytest.raises(UserError, match=r"A/1/0, time point 0: channel 'nuclei': .*prediction.*NaN"):
         predict_plate(predictor, tmp_path / "P.zarr", tmp_path / "S.zarr")

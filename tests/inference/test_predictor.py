@@ -10,6 +10,7 @@ from local_network import STATISTICS, save_checkpoint
 import vsjax
 from vsjax.errors import UserError
 from vsjax.inference.predictor import Predictor, load
+from vsjax.inference.settings import PredictionSettings
 from vsjax.intensity.statistics import compute_statistics
 from vsjax.runtime.checkpoint import load_checkpoint, save_variables
 
@@ -65,7 +66,7 @@ def test_axes_come_back_as_they_were_given(tmp_path, random):
 
 
 def test_two_source_channels_are_normalised_each_by_its_own(tmp_path, random):
-    module, variables = save_checkpoint(tmp_path / "run", source=("Phase", "Retardance"), level="dataset")
+    module, variables = save_checkpoint(tmp_path / "run", source=("Phase", "Retardance"), scope="dataset")
     volume = random.normal(size=(3, 8, 8, 2)).astype(np.float32)
     statistics = {"Retardance": {"mean": 2.0, "std": 4.0}, "Phase": {"mean": -1.0, "std": 0.5}}
     normalized = (volume - np.array([-1, 2], np.float32)) / np.array([0.5, 4], np.float32)
@@ -84,7 +85,7 @@ def test_statistics_are_those_that_preprocess_writes_for_a_field_of_view(tmp_pat
 
 
 def test_time_point_statistics_are_of_each_time_point(tmp_path, random):
-    save_checkpoint(tmp_path / "run", level="timepoint")
+    save_checkpoint(tmp_path / "run", scope="timepoint")
     predictor = load(tmp_path / "run")
     series = random.normal(size=(2, 4, 8, 8)) * np.array([1, 10])[:, None, None, None]
     prediction = predictor.predict(series, axes="TZYX")
@@ -94,7 +95,7 @@ def test_time_point_statistics_are_of_each_time_point(tmp_path, random):
 
 @pytest.mark.parametrize("statistic", ["mean_std", "median_iqr"])
 def test_patch_normalisation_is_of_each_window(tmp_path, random, statistic):
-    module, variables = save_checkpoint(tmp_path / "run", level="patch", statistic=statistic)
+    module, variables = save_checkpoint(tmp_path / "run", scope="patch", statistic=statistic)
     volume = (random.normal(size=(5, 8, 12, 1)) * np.arange(1, 6)[:, None, None, None]).astype(np.float32)
     total, counts = np.zeros_like(volume), np.zeros((5, 1, 1, 1))
     for start in range(3):
@@ -108,7 +109,7 @@ def test_patch_normalisation_is_of_each_window(tmp_path, random, statistic):
 
 def test_thirteen_slices_in_one_out(tmp_path, random):
     """The middle slice of a stack of exactly the depth is the network's own; the others exist too."""
-    module, variables = save_checkpoint(tmp_path / "run", in_stack_depth=13, out_stack_depth=1, level="none")
+    module, variables = save_checkpoint(tmp_path / "run", in_stack_depth=13, out_stack_depth=1, scope="none")
     volume = random.normal(size=(13, 8, 8)).astype(np.float32)
     prediction = load(tmp_path / "run").predict(volume)
     assert prediction.shape == (13, 8, 8, 1)
@@ -118,19 +119,19 @@ def test_thirteen_slices_in_one_out(tmp_path, random):
 
 
 def test_single_slices(tmp_path, random):
-    save_checkpoint(tmp_path / "run", in_stack_depth=1, out_stack_depth=1, level="none")
+    save_checkpoint(tmp_path / "run", in_stack_depth=1, out_stack_depth=1, scope="none")
     predictor = load(tmp_path / "run")
     volume = random.normal(size=(6, 8, 8)).astype(np.float32)
     prediction = predictor.predict(volume)
     assert np.array_equal(prediction[3], predictor.predict(volume[3]))
-    np.testing.assert_allclose(prediction, predictor.predict(volume, batch_size=1), atol=1e-6)
+    np.testing.assert_allclose(prediction, predictor.predict(volume, PredictionSettings(batch_size=1)), atol=1e-6)
 
 
 def test_target_units_are_the_training_targets(tmp_path, random):
     save_checkpoint(tmp_path / "run")
     predictor = load(tmp_path / "run")
     volume = random.normal(size=(4, 8, 8))
-    normalized, target = predictor.predict(volume), predictor.predict(volume, units="target")
+    normalized, target = predictor.predict(volume), predictor.predict(volume, PredictionSettings(units="target"))
     np.testing.assert_allclose(target, normalized * STATISTICS["iqr"] + STATISTICS["median"], rtol=1e-6)
 
 
@@ -139,11 +140,13 @@ def test_tiles_of_a_local_network_are_the_whole(tmp_path, random):
     predictor = load(tmp_path / "run")
     volume = random.normal(size=(4, 61, 75)).astype(np.float32)
     whole = predictor.predict(volume)
-    np.testing.assert_allclose(predictor.predict(volume, tile=(24, 32)), whole, atol=1e-6)
+    np.testing.assert_allclose(predictor.predict(volume, PredictionSettings(tile=(24, 32))), whole, atol=1e-6)
+    together = predictor.predict(volume, PredictionSettings(tile=(24, 32), batch_size=7))  # three tiles, two windows
+    np.testing.assert_allclose(together, whole, atol=1e-6)
 
 
 def test_padding_is_by_reflection_and_cropped(tmp_path, random):
-    module, variables = save_checkpoint(tmp_path / "run", divisor=(1, 8, 8), level="none")
+    module, variables = save_checkpoint(tmp_path / "run", divisor=(1, 8, 8), scope="none")
     volume = random.normal(size=(3, 13, 16, 1)).astype(np.float32)
     padded = np.pad(volume, ((0, 0), (1, 2), (0, 0), (0, 0)), mode="reflect")
     expected = np.asarray(module.apply(variables, padded[None]))[0, :, 1:14]
@@ -153,22 +156,24 @@ def test_padding_is_by_reflection_and_cropped(tmp_path, random):
 @pytest.mark.parametrize(("tta", "combine"), [("mean", np.mean), ("median", np.median)])
 def test_augmentation_combines_the_predictions_of_rotated_volumes(tmp_path, random, tta, combine):
     """On a field of view that is neither square nor divisible; divisors that differ in Y and X."""
-    save_checkpoint(tmp_path / "run", level="none", divisor=(1, 4, 2), radius=1)
+    save_checkpoint(tmp_path / "run", scope="none", divisor=(1, 4, 2), radius=1)
     predictor = load(tmp_path / "run")
     volume = random.normal(size=(3, 12, 20)).astype(np.float32)
     four = [np.rot90(predictor.predict(np.rot90(volume, k, (1, 2))), -k, (1, 2)) for k in range(4)]
-    np.testing.assert_allclose(predictor.predict(volume, tta=tta), combine(four, axis=0), atol=1e-6)
-    assert predictor.predict(volume[:, :11, :17], tta=tta).shape == (3, 11, 17, 1)
+    np.testing.assert_allclose(predictor.predict(volume, PredictionSettings(tta=tta)), combine(four, axis=0), atol=1e-6)
+    assert predictor.predict(volume[:, :11, :17], PredictionSettings(tta=tta)).shape == (3, 11, 17, 1)
 
 
 def test_the_experiment_says_whether_to_augment(tmp_path, random):
-    save_checkpoint(tmp_path / "run", level="none", divisor=(1, 4, 2), radius=1)
+    save_checkpoint(tmp_path / "run", scope="none", divisor=(1, 4, 2), radius=1)
     checkpoint = load_checkpoint(tmp_path / "run")
     volume = random.normal(size=(3, 12, 20)).astype(np.float32)
     plain = Predictor(checkpoint)
-    asked = Predictor(replace(checkpoint, config={**checkpoint.config, "predict": {"tta": "mean"}}))
-    np.testing.assert_array_equal(asked.predict(volume), plain.predict(volume, tta="mean"))
-    np.testing.assert_array_equal(asked.predict(volume, tta="none"), plain.predict(volume))
+    config = {**checkpoint.description.config, "predict": {"tta": "mean"}}
+    description = checkpoint.description.model_copy(update={"config": config})
+    asked = Predictor(replace(checkpoint, description=description))
+    np.testing.assert_array_equal(asked.predict(volume), plain.predict(volume, PredictionSettings(tta="mean")))
+    np.testing.assert_array_equal(asked.predict(volume, PredictionSettings(tta="none")), plain.predict(volume))
     assert not np.allclose(asked.predict(volume), plain.predict(volume))
 
 
@@ -179,9 +184,9 @@ def test_memory_decides_the_tile(tmp_path, random, monkeypatch):
     whole = load(tmp_path / "run").predict(volume)
     seen = []
     predictor = load(tmp_path / "run")
-    monkeypatch.setattr("vsjax.inference.network._free_bytes", lambda device, space: 300_000)
-    predictor.network = _Recorder(predictor.network, seen)
-    np.testing.assert_allclose(predictor.predict(volume, batch_size=1), whole, atol=1e-6)
+    monkeypatch.setattr("vsjax.inference.compiled._free_bytes", lambda device, space: 300_000)
+    predictor.compiled = _Recorder(predictor.compiled, seen)
+    np.testing.assert_allclose(predictor.predict(volume, PredictionSettings(batch_size=1)), whole, atol=1e-6)
     assert len(set(seen)) == 1
     assert seen[0][2] * seen[0][3] < 128 * 96
 
@@ -196,9 +201,10 @@ def test_memory_decides_the_tile(tmp_path, random, monkeypatch):
         (np.zeros((3, 8, 8)), {"axes": "ZY"}, "does not describe a volume of shape"),
         (np.zeros((3, 3, 8, 8)), {}, "does not tell which axis"),
         (np.zeros((2, 5, 3, 8, 8)), {}, "has 5 channels but the model takes 1: Phase"),
-        (np.zeros((3, 8, 8)), {"tta": "product"}, "none, mean, median"),
-        (np.zeros((3, 8, 8)), {"units": "photons"}, "normalized, target"),
-        (np.zeros((3, 8, 8)), {"z_step": 0}, "z_step is 0"),
+        (np.zeros((3, 8, 8)), {"settings": PredictionSettings(tta="product")}, "none, mean, median"),
+        (np.zeros((3, 8, 8)), {"settings": PredictionSettings(units="photons")}, "normalized, target"),
+        (np.zeros((3, 8, 8)), {"settings": PredictionSettings(z_step=0)}, "z_step is 0"),
+        (np.zeros((3, 8, 8)), {"settings": PredictionSettings(draws=4)}, "draws is 4.*the same prediction each time"),
     ],
 )
 def test_bad_input_gets_one_clear_line(tmp_path, volume, options, message):
@@ -211,9 +217,7 @@ def test_bad_input_gets_one_clear_line(tmp_path, volume, options, message):
 def test_weights_of_another_model(tmp_path):
     save_checkpoint(tmp_path / "run")
     _, variables = save_checkpoint(tmp_path / "other", radius=3)
-    config = {"model": {"name": "local_test_network"}, "dtype": "float32"}
-    description = load_checkpoint(tmp_path / "run").description
-    save_variables(tmp_path / "mixed", config, variables, description)
+    save_variables(tmp_path / "mixed", variables, load_checkpoint(tmp_path / "run").description)
     with pytest.raises(UserError, match=r"mixed.*kernel is \(7, 7, 3, 3\) where \(5, 5, 3, 3\) is expected"):
         load(tmp_path / "mixed")
 
@@ -234,15 +238,17 @@ class _Recorder:
     def __getattr__(self, name):
         return getattr(self._network, name)
 
-    def __call__(self, windows, space):
+    def __call__(self, windows, *others):
         self._seen.append(windows.shape)
-        return self._network(windows, space)
+        return self._network(windows, *others)
 
 
 def test_predictions_do_not_depend_on_the_batch(tmp_path, random):
     save_checkpoint(tmp_path / "run", in_stack_depth=5, out_stack_depth=3)
     predictor = load(tmp_path / "run")
     volume = random.normal(size=(11, 8, 8))
-    expected = predictor.predict(volume, batch_size=1)
+    expected = predictor.predict(volume, PredictionSettings(batch_size=1))
     for batch_size in (2, 3, 16):
-        np.testing.assert_allclose(predictor.predict(volume, batch_size=batch_size), expected, atol=1e-6)
+        np.testing.assert_allclose(
+            predictor.predict(volume, PredictionSettings(batch_size=batch_size)), expected, atol=1e-6
+        )

@@ -9,13 +9,15 @@ import pytest
 from local_network import save_checkpoint
 
 from vsjax.errors import UserError
-from vsjax.inference.predictor import PredictionSettings
+from vsjax.inference.settings import PredictionSettings
 
 EIGHT = """
 import sys
 from dataclasses import replace
 import jax, numpy as np
-from vsjax.inference.predictor import PredictionSettings, load
+from vsjax.inference.compiled import Draw
+from vsjax.inference.predictor import load
+from vsjax.inference.settings import PredictionSettings
 from vsjax.inference.tiling import Padding
 
 predictor = load(sys.argv[1])
@@ -45,15 +47,15 @@ compare(predict(odd, space=4), padding.crop(predict(padding.pad(odd))))
 
 # The parts lie where they should, and nothing of the plane is gathered
 from vsjax.runtime.collectives import read_collectives
-output = predictor.network(stack[None, :5], 8)
+output = predictor.compiled(stack[None, :5], np.zeros((1, 3)), Draw(key=jax.random.key(0), space=8))
 assert {shard.data.shape[2] for shard in output.addressable_shards} == {32}
-kinds = {one.operation for one in read_collectives(predictor.network.compiled((1, 5, 256, 32, 1), 8).as_text())}
+kinds = {one.operation for one in read_collectives(predictor.compiled.program((1, 5, 256, 32, 1), 8).as_text())}
 assert kinds == {"collective-permute", "all-reduce"}, kinds
 
 # A plane that one device cannot hold is shared, not tiled: memory made scarce between the needs of one and of eight
-import vsjax.inference.network as network
+import vsjax.inference.compiled as network
 shape = (1, 5, 8192, 32, 1)
-needs = {n: network._bytes_needed(predictor.network.compiled(shape, n)) for n in (1, 8)}
+needs = {n: network._bytes_needed(predictor.compiled.program(shape, n)) for n in (1, 8)}
 assert needs[8] < needs[1] / 2, needs
 network._free_bytes = lambda device, space: (needs[1] + needs[8]) // 2
 chosen = predictor.resolve((5, 8192, 32, 1), PredictionSettings())

@@ -12,6 +12,11 @@ from vsjax.inference.tiling import Padding, choose_margin, plan_tiles, predict_t
 sides = st.integers(1, 20)
 
 
+def one_by_one(network):
+    """A network of one volume, applied to each tile."""
+    return lambda volumes, corners: np.stack([network(volume) for volume in volumes])
+
+
 @settings(deadline=None, max_examples=80)
 @given(st.tuples(sides, sides), st.tuples(sides, sides), st.sampled_from([1, 2, 8]), st.integers(0, 5), st.data())
 def test_constant_one_stays_exactly_one(cells, tile, divisor, margin, data):
@@ -20,7 +25,7 @@ def test_constant_one_stays_exactly_one(cells, tile, divisor, margin, data):
     ramp = data.draw(st.integers(0, 2 * margin))
     tiles = plan_tiles(shape, tile, (divisor, divisor), margin, ramp)
     output = predict_tiles(
-        lambda v: np.ones((*v.shape[:3], 2), np.float32), np.zeros((1, *shape, 1), np.float32), tiles
+        lambda v, corners: np.ones((*v.shape[:4], 2), np.float32), np.zeros((1, *shape, 1), np.float32), tiles, 3
     )
     assert np.array_equal(output, np.ones((1, *shape, 2), np.float32))
     total = np.zeros(shape)
@@ -51,13 +56,11 @@ def test_local_network_is_tiled_exactly(ramp):
     whole = network(image)
     tiles = plan_tiles((48, 56), (24, 32), (4, 4), margin, ramp)
     assert len(tiles) > 4
-    np.testing.assert_allclose(predict_tiles(network, image, tiles), whole, rtol=0, atol=0 if ramp == 0 else 1e-6)
+    found = predict_tiles(one_by_one(network), image, tiles)
+    np.testing.assert_allclose(found, whole, rtol=0, atol=0 if ramp == 0 else 1e-6)
+    narrow = plan_tiles((48, 56), (24, 32), (4, 4), margin - 1, 2 * (margin - 1))
     with pytest.raises(AssertionError):  # one pixel less shows at the seams: the test above can fail
-        np.testing.assert_allclose(
-            predict_tiles(network, image, plan_tiles((48, 56), (24, 32), (4, 4), margin - 1, 2 * (margin - 1))),
-            whole,
-            atol=1e-6,
-        )
+        np.testing.assert_allclose(predict_tiles(one_by_one(network), image, narrow), whole, atol=1e-6)
 
 
 def test_strided_network_is_tiled_exactly():
@@ -68,7 +71,8 @@ def test_strided_network_is_tiled_exactly():
         return np.repeat(np.repeat(volume[:, ::4, ::4], 4, axis=1), 4, axis=2)
 
     tiles = plan_tiles((40, 40), (16, 24), (4, 4), margin=4, ramp=0)
-    assert np.array_equal(predict_tiles(network, image, tiles), network(image))
+    for together in (1, 4, len(tiles)):
+        assert np.array_equal(predict_tiles(one_by_one(network), image, tiles, together), network(image))
 
 
 @given(st.integers(1, 70), st.integers(1, 70), st.sampled_from([1, 8, 32]))

@@ -7,7 +7,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vsjax.errors import UserError
-from vsjax.inference.windows import plan_windows, predict_windows
+from vsjax.inference.windows import plan_windows, predict_windows, windows_per_call
+
+
+def slide(apply, volume, plan, windows=1, **options):
+    """One tile's windows through a network that does not ask where they lie."""
+    return predict_windows(lambda stacked, origins: apply(stacked), volume[None], [(0, 0)], plan, windows, **options)[0]
 
 
 @st.composite
@@ -26,7 +31,7 @@ def constant_network(out_depth, value):
 @given(plans(), st.integers(1, 4))
 def test_constant_one_stays_exactly_one(plan, batch_size):
     volume = np.zeros((plan.depth, 2, 3, 1), np.float32)
-    output = predict_windows(constant_network(plan.out_depth, 1.0), volume, plan, batch_size)
+    output = slide(constant_network(plan.out_depth, 1.0), volume, plan, batch_size)
     assert output.shape == volume.shape
     assert np.array_equal(output, np.ones_like(volume))
 
@@ -37,7 +42,7 @@ def test_network_that_returns_its_central_slices_is_the_identity(plan, batch_siz
     """Every slice gets back its own value: the output is neither shifted nor blended with a neighbour."""
     volume = np.arange(plan.depth, dtype=np.float32)[:, None, None, None] * np.ones((1, 2, 2, 1), np.float32)
     first = (plan.in_depth - plan.out_depth) // 2
-    output = predict_windows(lambda w: jnp.asarray(w[:, first : first + plan.out_depth]), volume, plan, batch_size)
+    output = slide(lambda w: jnp.asarray(w[:, first : first + plan.out_depth]), volume, plan, batch_size)
     np.testing.assert_allclose(output, volume, rtol=1e-6)
 
 
@@ -50,7 +55,7 @@ def test_average_of_random_windows(plan, batch_size, seed):
     for start, prediction in zip(plan.starts, predictions, strict=True):
         total[start : start + plan.out_depth] += prediction
         counts[start : start + plan.out_depth] += 1
-    output = predict_windows(_lookup(plan, predictions), *_numbered(plan), batch_size)
+    output = slide(_lookup(plan, predictions), *_numbered(plan), batch_size)
     np.testing.assert_allclose(output, total / counts, atol=1e-6)
 
 
@@ -59,7 +64,7 @@ def test_viscy_blending(shared):
     windows = np.moveaxis(golden["blend_windows"], 1, -1)
     plan = plan_windows(depth=11, in_depth=5, out_depth=5)
     assert len(plan.starts) == len(windows)
-    output = predict_windows(_lookup(plan, windows), *_numbered(plan, plane=(12, 12)), batch_size=2)
+    output = slide(_lookup(plan, windows), *_numbered(plan, plane=(12, 12)), windows=2)
     np.testing.assert_allclose(output, np.moveaxis(golden["blend_out"], 0, -1), atol=1e-6)
 
 
@@ -73,7 +78,7 @@ def test_edge_windows_see_replicated_slices():
         seen.extend(windows[:, :, 0, 0, 0].tolist())
         return jnp.asarray(windows[:, 6:7])
 
-    predict_windows(apply, volume, plan)
+    slide(apply, volume, plan)
     assert seen[0] == [0] * 6 + list(range(7))
     assert seen[6] == list(range(13))
     assert seen[12] == [*range(6, 13)] + [12] * 6
@@ -88,9 +93,46 @@ def test_windows_are_computed_once_and_reported():
         return jnp.asarray(windows)
 
     volume = np.arange(9, dtype=np.float32)[:, None, None, None]
-    predict_windows(apply, volume, plan, batch_size=3, on_batch=reported.append)
+    slide(apply, volume, plan, windows=3, on_batch=reported.append)
     assert calls == [[0, 2, 4], [6, 6, 6]]  # the last batch is filled up, its repeats count nothing
     assert reported == [3, 1]
+
+
+@settings(deadline=None, max_examples=40)
+@given(plans(), st.integers(1, 3), st.integers(1, 3), st.integers(0, 2**32 - 1))
+def test_tiles_in_one_call_are_each_as_alone(plan, tiles, windows, seed):
+    rng = np.random.default_rng(seed)
+    volumes = rng.normal(size=(tiles, plan.depth, 2, 3, 1)).astype(np.float32)
+    corners = [(int(y), int(x)) for y, x in rng.integers(-9, 99, (tiles, 2))]
+    first = (plan.in_depth - plan.out_depth) // 2
+
+    def apply(stacked, origins):
+        """Says where each window lies: what it predicts is that, so a window with another's place is seen."""
+        z, y, x = jnp.asarray(origins).T[:, :, None, None, None, None] / 8
+        return jnp.asarray(stacked[:, first : first + plan.out_depth]) + z * 100 + y * 10 + x
+
+    together = predict_windows(apply, volumes, corners, plan, windows)
+    for number in range(tiles):
+        alone = predict_windows(apply, volumes[number : number + 1], corners[number : number + 1], plan, windows)
+        np.testing.assert_array_equal(together[number], alone[0])
+
+
+def test_a_call_is_filled_with_z_windows_first():
+    plan = plan_windows(depth=9, in_depth=5, out_depth=5)  # five windows
+    assert windows_per_call(plan, tiles=10, batch_size=4) == (1, 4)
+    assert windows_per_call(plan, tiles=10, batch_size=16) == (3, 5)
+    assert windows_per_call(plan, tiles=2, batch_size=16) == (2, 5)
+
+
+def test_windows_know_where_in_the_stack_they_begin():
+    plan, seen = plan_windows(depth=3, in_depth=3, out_depth=1), []
+
+    def apply(stacked, origins):
+        seen.extend(origins.tolist())
+        return jnp.asarray(stacked[:, 1:2])
+
+    predict_windows(apply, np.zeros((1, 3, 2, 2, 1), np.float32), [(7, -2)], plan, 2)
+    assert seen == [[-1, 7, -2], [0, 7, -2], [1, 7, -2], [1, 7, -2]]  # the last one fills the call
 
 
 def test_too_shallow_stack_names_both_numbers():

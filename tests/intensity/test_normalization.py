@@ -84,7 +84,7 @@ def test_missing_statistics_name_the_command():
 
 def test_unknown_level_and_statistic():
     with pytest.raises(UserError, match="'plate' is not one of dataset, fov, timepoint, patch, none"):
-        Normalization(level="plate")
+        Normalization(scope="plate")
     with pytest.raises(UserError, match="'minmax' is not one of mean_std, median_iqr"):
         Normalization(statistic="minmax")
     with pytest.raises(UserError, match="minmax"):

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from seeded_weights import seeded_batch, seeded_state
 
-from configs.common import base_config
+from configs.common import base_config, channel_role
 from vsjax.interop.viscy import variables_from_state
-from vsjax.tasks.registry import make_task
+from vsjax.tasks.registry import make_task, resolve
 
 THEIRS = json.loads((Path(__file__).parent / "files" / "training_parity.json").read_text())
 
@@ -20,8 +20,9 @@ def make_config():
     """PyTorch's run as a config; augmentation is off."""
     decided = ("in_channels", "out_channels", "in_stack_depth")  # by the data
     config = base_config("unext2", **{name: value for name, value in THEIRS["model"].items() if name not in decided})
-    config.data.update(source=("source",), target=("first", "second"), patch=tuple(THEIRS["batch"][1:]))
-    config.loss.update({name.removesuffix("_alpha"): weight for name, weight in THEIRS["loss"].items()})
+    config.roles.source, config.roles.target = channel_role("source"), channel_role("first", "second")
+    config.data.patch = tuple(THEIRS["batch"][1:])
+    config.task.loss.update({name.removesuffix("_alpha"): weight for name, weight in THEIRS["loss"].items()})
     config.optim.update(schedule="constant", warmup_steps=0, weight_decay=THEIRS["optimizer"]["weight_decay"])
     config.optim.learning_rate = THEIRS["optimizer"]["lr"]
     config.train.steps = THEIRS["steps"]
@@ -50,7 +51,7 @@ def weights():
 
 @pytest.mark.slow
 def test_eight_steps_follow_pytorch(weights):
-    task, batch = make_task(make_config()), make_batch()
+    task, batch = make_task(resolve(make_config())), make_batch()
     state = task.init(jax.random.key(0), batch)
     loaded = variables_from_state("unext2", weights, THEIRS["model"])
     assert len(flax.traverse_util.flatten_dict(loaded)) == len(THEIRS["shapes"])

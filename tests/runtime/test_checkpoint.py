@@ -11,9 +11,11 @@ from jax.sharding import SingleDeviceSharding
 
 from vsjax.errors import UserError
 from vsjax.runtime.checkpoint import CheckpointStore, load_checkpoint, save_variables
+from vsjax.runtime.description import Description, Progress
 from vsjax.tasks.state import TrainState
 
-DESCRIPTION = {"config": {"model": {"name": "unext2"}}, "source_channels": ["BF"], "best": 0.5}
+CHANNELS = {"source": {"channels": ["BF"], "normalization": {"scope": "fov", "statistic": "mean_std"}}}
+CONFIG = {"model": {"name": "unext2"}}
 
 
 def make_state(seed, shape=(3, 2), average=True):
@@ -22,7 +24,8 @@ def make_state(seed, shape=(3, 2), average=True):
     optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(1e-3))
     _, opt_state = optimizer.update(params, optimizer.init(params), params)
     variables = {"params": params, "batch_stats": {"mean": jnp.ones(2) * seed}}
-    return TrainState(jnp.int32(1), variables, jax.tree.map(jnp.square, params) if average else {}, opt_state)
+    average = jax.tree.map(jnp.square, params) if average else {}
+    return TrainState(jnp.int32(1), variables, average, opt_state, auxiliary={"discriminator": {"kernel": params["a"]}})
 
 
 def abstract(state):
@@ -30,11 +33,15 @@ def abstract(state):
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), state)
 
 
+def describe(step):
+    return Description(step=step, config=CONFIG, channels=CHANNELS, progress=Progress(best=0.5))
+
+
 def saved_run(path, **kwargs):
     state = make_state(1, **kwargs)
     store = CheckpointStore(path)
-    store.save_best(10, make_state(2, **kwargs), DESCRIPTION)
-    store.save_last(20, state, DESCRIPTION)
+    store.save_best(make_state(2, **kwargs), describe(10))
+    store.save_last(state, describe(20))
     store.wait()
     return store, state
 
@@ -48,13 +55,13 @@ def test_restart_gets_every_number_back(tmp_path, average):
     store, state = saved_run(tmp_path, average=average)
     store.close()
     store = CheckpointStore(tmp_path)  # another process knows only the files
-    restored, description = store.restore_last(store.latest_step(), abstract(state))
+    restored, description = store.restore_last(20, abstract(state)), store.describe_last(20)
     store.close()
     assert_equal(restored.variables, state.variables)
     assert_equal(restored.average, state.average)
     assert_equal(restored.optimizer, state.optimizer)
-    assert description["best"] == 0.5
-    assert description["step"] == 20
+    assert_equal(restored.auxiliary, state.auxiliary)
+    assert description == describe(20)
 
 
 def test_prediction_gets_the_average(tmp_path):
@@ -64,9 +71,9 @@ def test_prediction_gets_the_average(tmp_path):
     assert_equal(last.variables["params"], state.average)
     assert_equal(last.variables["batch_stats"], state.variables["batch_stats"])
     assert_equal(best.variables["params"], make_state(2).average)
-    assert best.config == DESCRIPTION["config"]
-    assert best.description["step"] == 10
-    assert best.description["source_channels"] == ["BF"]
+    assert best.description == describe(10)
+    assert best.description.channels_of("source") == ("BF",)
+    assert not (tmp_path / "checkpoints" / "best" / "10" / "auxiliary").exists()
 
 
 def test_without_validation_the_last_is_taken(tmp_path):
@@ -78,10 +85,10 @@ def test_without_validation_the_last_is_taken(tmp_path):
 
 def test_converted_weights_are_a_checkpoint(tmp_path):
     variables = make_state(3).variables
-    save_variables(tmp_path / "w", {"model": {"name": "unext2"}}, variables, {"source_channels": ["BF"]})
+    save_variables(tmp_path / "w", variables, Description(config=CONFIG))
     loaded = load_checkpoint(tmp_path / "w")
     assert_equal(loaded.variables, variables)
-    assert loaded.config["model"]["name"] == "unext2"
+    assert loaded.description.config == CONFIG
 
 
 def test_another_model_is_refused(tmp_path):
@@ -124,7 +131,7 @@ def test_a_step_being_written_does_not_count(tmp_path):
     store.close()
     steps = tmp_path / "checkpoints" / "last"
     shutil.copytree(steps / "20", steps / "30.orbax-checkpoint-tmp")
-    assert load_checkpoint(tmp_path, "last").description["step"] == 20
+    assert load_checkpoint(tmp_path, "last").description.step == 20
     assert CheckpointStore(tmp_path).latest_step() == 20
 
 

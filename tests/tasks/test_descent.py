@@ -4,8 +4,8 @@ import jax
 import numpy as np
 import pytest
 
-from configs.common import base_config
-from vsjax.tasks.registry import make_task
+from configs.common import base_config, channel_role
+from vsjax.tasks.registry import make_task, resolve
 
 
 def make_batch(patch, samples=8):
@@ -18,17 +18,17 @@ def make_batch(patch, samples=8):
 
 
 def small_config(task="regression"):
-    config = base_config("fcmae", dims=(8, 16, 32, 64), encoder_blocks=(1, 1, 1, 1), depthwise="conv")
-    config.task = task
-    config.data.update(patch=(5, 32, 32), target=("nuclei",), batch_size=8)
-    config.loss.scales = 2
+    config = base_config("fcmae", task, dims=(8, 16, 32, 64), encoder_blocks=(1, 1, 1, 1), depthwise="conv")
+    config.roles.target = channel_role("nuclei")
+    config.data.update(patch=(5, 32, 32), batch_size=8)
+    config.task.loss.scales = 2
     config.optim.update(schedule="constant", warmup_steps=0, learning_rate=1e-3)
     return config
 
 
 def step_once(config):
     """Parameters, moments of the optimiser (the first is a tenth of the gradient) and metrics after one step."""
-    task = make_task(config)
+    task = make_task(resolve(config))
     batch = make_batch(config.data.patch)
     state = jax.jit(task.init)(jax.random.key(0), batch)
     state, metrics = jax.jit(task.step)(state, batch, jax.random.key(0))
@@ -58,7 +58,7 @@ def test_parts_give_the_gradient_of_the_whole(whole, accumulate):
 
 def test_parts_are_not_the_whole_where_they_are_not_equal(whole):
     """The test above can fail: half the batch has another gradient."""
-    task = make_task(small_config())
+    task = make_task(resolve(small_config()))
     batch = {name: value[:4] for name, value in make_batch((5, 32, 32)).items()}
     state = jax.jit(task.init)(jax.random.key(0), batch)
     _, metrics = jax.jit(task.step)(state, batch, jax.random.key(0))
@@ -80,7 +80,7 @@ def test_recomputed_blocks_keep_less():
     for remat in (False, True):
         config = small_config()
         config.model.remat = remat
-        model = make_task(config).model
+        model = make_task(resolve(config)).model
         source = jax.ShapeDtypeStruct((8, 5, 32, 32, 1), np.float32)
         variables = jax.eval_shape(model.init, jax.random.key(0), source)
 

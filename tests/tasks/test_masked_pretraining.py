@@ -6,37 +6,37 @@ import pytest
 
 from configs.common import base_config
 from vsjax.errors import UserError
-from vsjax.tasks.registry import make_task
+from vsjax.tasks.registry import make_task, resolve
 
 PATCH = (5, 64, 64)
+KEY = jax.random.key(0)
 
 
 def pretraining_config():
-    config = base_config("fcmae", dims=(8, 16, 32, 64), encoder_blocks=(1, 1, 1, 1), depthwise="conv")
-    config.task = "masked_pretraining"
-    config.data.target = ()
+    config = base_config(
+        "fcmae", "masked_pretraining", dims=(8, 16, 32, 64), encoder_blocks=(1, 1, 1, 1), depthwise="conv"
+    )
     config.data.patch = PATCH
-    config.data.source_normalization.level = "none"
+    config.roles.source.normalization.scope = "none"
     config.optim.update(schedule="constant", warmup_steps=0, learning_rate=1e-2)
     return config
 
 
 def make_batch(source):
-    ones, none = np.ones((len(source), 1), np.float32), np.zeros((len(source), 0), np.float32)
-    return {
-        "source": source,
-        "target": source[..., :0],
-        "source_location": 0 * ones,
-        "source_scale": ones,
-        "target_location": none,
-        "target_scale": none,
-    }
+    ones = np.ones((len(source), 1), np.float32)
+    return {"source": source, "source_location": 0 * ones, "source_scale": ones}
+
+
+def images(functions, state, batch):
+    """Source, masked and restored, as validation sees them."""
+    shown = functions["sample"](state, batch, KEY)
+    return [np.asarray(shown[name]) for name in ("source", "masked", "restored")]
 
 
 @pytest.fixture(scope="module")
 def trained():
     """The task's compiled functions, its state after some steps on one batch, that batch, and the losses."""
-    task = make_task(pretraining_config())
+    task = make_task(resolve(pretraining_config()))
     batch = make_batch(np.random.default_rng(0).normal(size=(3, *PATCH, 1)).astype(np.float32) + 2)
     state = jax.jit(task.init)(jax.random.key(0), batch)
     step = jax.jit(task.step)
@@ -56,8 +56,8 @@ def test_it_learns_without_a_target(trained):
 
 def test_loss_is_the_mean_over_hidden_pixels(trained):
     functions, state, batch, _ = trained
-    source, masked, restored = (np.asarray(image, np.float64) for image in functions["sample"](state, batch))
-    found = np.asarray(functions["evaluate"](state, batch)["loss"])
+    source, masked, restored = (image.astype(np.float64) for image in images(functions, state, batch))
+    found = np.asarray(functions["evaluate"](state, batch, KEY)["loss"])
     hidden = (masked != source).any(axis=(1, 4))  # in some slice: the darkest pixel is as black as a hidden one
     for index in range(3):
         assert hidden[index].mean() == 0.5
@@ -66,13 +66,13 @@ def test_loss_is_the_mean_over_hidden_pixels(trained):
 
 def test_hidden_pixels_do_not_reach_the_reconstruction(trained):
     functions, state, batch, _ = trained
-    source, masked, restored = (np.asarray(image) for image in functions["sample"](state, batch))
+    source, masked, restored = images(functions, state, batch)
     noise = np.random.default_rng(1).normal(size=source.shape).astype(np.float32) - 5
     hidden = (masked != source).any(axis=(1, 4), keepdims=True)
     other = make_batch(np.where(hidden, noise, source))
-    np.testing.assert_allclose(np.asarray(functions["sample"](state, other)[2]), restored, atol=1e-5)
+    np.testing.assert_allclose(images(functions, state, other)[2], restored, atol=1e-5)
     seen = make_batch(np.where(hidden, source, noise))  # the test can fail: what is seen does reach it
-    assert np.abs(np.asarray(functions["sample"](state, seen)[2]) - restored).max() > 0.1
+    assert np.abs(images(functions, state, seen)[2] - restored).max() > 0.1
 
 
 def test_which_cells_are_hidden_follows_from_the_key_and_differs_between_samples(trained):
@@ -81,7 +81,7 @@ def test_which_cells_are_hidden_follows_from_the_key_and_differs_between_samples
     losses = [float(step(state, batch, jax.random.key(key))[1]["loss"]) for key in (1, 1, 2)]
     assert losses[0] == losses[1] != losses[2]
     same = make_batch(np.repeat(batch["source"][:1], 3, axis=0))
-    masked = np.asarray(functions["sample"](state, same)[1])
+    masked = images(functions, state, same)[1]
     assert not np.array_equal(masked[0], masked[1]) or not np.array_equal(masked[0], masked[2])
 
 
@@ -89,8 +89,8 @@ def test_which_cells_are_hidden_follows_from_the_key_and_differs_between_samples
     ("changes", "message"),
     [
         ({"model": base_config("unext2").model}, r'cannot be masked.*needs "fcmae"'),
-        ({"mask_ratio": 1.0}, r"config\.mask_ratio=1\.0 must lie between 0 and 1"),
-        ({"task": "regression"}, r"config\.data\.target is empty.*masked_pretraining"),
+        ({"task": {"mask_ratio": 1.0}}, r"config\.task\.mask_ratio=1\.0 must lie between 0 and 1"),
+        ({"task": {"name": "regression"}}, r"config\.roles\.target\.channels is empty.*masked_pretraining"),
         ({"train": {"best": "pearson"}}, r"best='pearson' is not a metric of masked_pretraining; choose one of loss"),
     ],
 )
@@ -101,4 +101,4 @@ def test_configs_that_cannot_work_are_refused(changes, message):
         if isinstance(changes.get("model"), type(config.model)):
             config.model = changes["model"]
     with pytest.raises(UserError, match=message):
-        make_task(config)
+        make_task(resolve(config))

@@ -11,7 +11,9 @@ from vsjax.tasks.optimizer import learning_rate, make_optimizer
 
 DEFAULTS = {
     "learning_rate": 2e-4,
+    "part_rates": {},
     "schedule": "cosine",
+    "decay_start": 0.5,
     "warmup_steps": 3,
     "warmup_from": 1e-3,
     "weight_decay": 0.01,
@@ -38,6 +40,8 @@ def test_schedule_by_hand():
     assert schedule(10) == pytest.approx(1.0)
     assert schedule(60) == pytest.approx(0.5)
     assert schedule(110) == pytest.approx(0.0, abs=1e-7)
+    linear = learning_rate(config(learning_rate=1.0, schedule="linear", decay_start=0.4, warmup_steps=10), 110)
+    assert [float(linear(step)) for step in (10, 44, 77, 110)] == pytest.approx([1.0, 1.0, 0.5, 0.0], abs=1e-6)
     constant = learning_rate(config(learning_rate=1.0, schedule="constant", warmup_steps=0), 110)
     assert constant(0) == constant(100) == pytest.approx(1.0)
 
@@ -46,7 +50,7 @@ def test_schedule_by_hand():
 def test_adamw_by_hand(clip):
     rng = np.random.default_rng(0)
     settings = config(schedule="constant", warmup_steps=0, learning_rate=1e-2, weight_decay=0.1, clip_norm=clip)
-    optimizer = make_optimizer(settings, 10)
+    optimizer = make_optimizer(settings, 10, {})
     weights = rng.normal(size=(3, 4))
     params = {"w": jnp.asarray(weights, jnp.float32)}
     state = optimizer.init(params)
@@ -64,7 +68,28 @@ def test_adamw_by_hand(clip):
     np.testing.assert_allclose(params["w"], weights, rtol=2e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("change", [{"schedule": "step"}, {"warmup_steps": 50}, {"warmup_steps": -1}])
+def test_a_part_with_its_own_rate_moves_in_proportion():
+    """Of decoupled decay too; the head, of which no rate is given, moves as before."""
+    params = {
+        name: {"w": jnp.asarray(np.random.default_rng(0).normal(size=5), jnp.float32)} for name in ("stem", "head")
+    }
+    parts, gradient = {"encoder": ("stem",), "head": ("head",)}, {name: {"w": jnp.ones(5)} for name in params}
+    moved = {}
+    for rate in (1.0, 0.1):
+        settings = config(schedule="constant", warmup_steps=0, weight_decay=0.3, part_rates={"encoder": rate})
+        optimizer = make_optimizer(settings, 10, parts)
+        moved[rate], _ = optimizer.update(gradient, optimizer.init(params), params)
+    np.testing.assert_allclose(moved[0.1]["stem"]["w"], 0.1 * moved[1.0]["stem"]["w"], rtol=1e-6)
+    np.testing.assert_array_equal(moved[0.1]["head"]["w"], moved[1.0]["head"]["w"])
+    with pytest.raises(
+        UserError, match=r"config\.optim\.part_rates\.tail: the network has the parts encoder, head only"
+    ):
+        make_optimizer(config(part_rates={"tail": 0.1}), 10, parts)
+
+
+@pytest.mark.parametrize(
+    "change", [{"schedule": "step"}, {"decay_start": 1.0}, {"warmup_steps": 50}, {"warmup_steps": -1}]
+)
 def test_bad_settings_are_refused(change):
     with pytest.raises(UserError, match=r"config\.optim"):
         learning_rate(config(**change), 50)

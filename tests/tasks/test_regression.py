@@ -8,16 +8,18 @@ import pytest
 from flax import linen as nn
 
 from configs import unext2
-from configs.common import base_config
+from configs.common import base_config, channel_role
 from vsjax.data.augmentation import AugmentConfig
+from vsjax.data.roles import ChannelRole
 from vsjax.errors import UserError
 from vsjax.intensity.normalization import Normalization
 from vsjax.tasks.inputs import Inputs
-from vsjax.tasks.registry import complete_model, make_task
-from vsjax.tasks.regression import RegressionTask
+from vsjax.tasks.registry import make_task, resolve
+from vsjax.tasks.regression import LossSettings, RegressionTask
 
-RAW = Normalization(level="none", statistic="mean_std")
-L2 = {"l1": 0.0, "l2": 1.0, "ms_dssim": 0.0}
+RAW = Normalization(scope="none", statistic="mean_std")
+ROLES = {"source": ChannelRole(("a", "b"), RAW), "target": ChannelRole(("c",), RAW)}
+L2 = LossSettings(l1=0.0, l2=1.0, ms_dssim=0.0)
 
 
 class Linear(nn.Module):
@@ -43,8 +45,8 @@ def make_batch(seed=0):
 
 
 def linear_task(**changes):
-    inputs = Inputs(RAW, RAW, AugmentConfig(), (3, 8, 8), changes.pop("out_depth", 3))
-    return RegressionTask(model=Linear(), inputs=inputs, optimizer=optax.sgd(0.1), loss=L2, **changes)
+    inputs = Inputs(ROLES, AugmentConfig(), (3, 8, 8), 3)
+    return RegressionTask(model=Linear(), inputs=inputs, optimizer=optax.sgd(0.1), loss=L2, channels=("c",), **changes)
 
 
 def test_step_is_gradient_descent_on_the_loss():
@@ -74,28 +76,30 @@ def test_training_finds_the_mapping_and_validation_says_so():
     step = jax.jit(task.step)
     for index in range(200):
         state, _ = step(state, batch, jax.random.key(index))
-    found = task.evaluate(state, make_batch(1))
+    found = task.evaluate(state, make_batch(1), jax.random.key(0))
     np.testing.assert_allclose(found["pearson"], 1.0, atol=1e-4)
     np.testing.assert_allclose(found["mae"], 0.0, atol=1e-3)
     np.testing.assert_allclose(state.variables["params"]["Dense_0"]["kernel"][:, 0], [2.0, -1.0], atol=1e-3)
 
 
 def test_target_is_the_middle_of_the_window():
-    inputs = Inputs(RAW, RAW, AugmentConfig(), (5, 4, 4), 1)
+    inputs = Inputs(ROLES, AugmentConfig(), (5, 4, 4), 1)
     volume = np.broadcast_to(np.arange(5.0, dtype=np.float32)[:, None, None, None], (2, 5, 4, 4, 1))
     batch = {"source": volume, "target": volume}
     batch |= {f"{r}_{n}": np.full((2, 1), v, np.float32) for r in batch for n, v in (("location", 0), ("scale", 1))}
-    for source, target in (inputs.evaluation(batch), inputs.training(jax.random.key(0), batch)):
-        np.testing.assert_array_equal(source, volume)
-        np.testing.assert_array_equal(target, np.full((2, 1, 4, 4, 1), 2.0))
+    for images in (inputs.evaluation(batch), inputs.training(jax.random.key(0), batch)):
+        np.testing.assert_array_equal(images["source"], volume)
+        np.testing.assert_array_equal(images["target"], np.full((2, 1, 4, 4, 1), 2.0))
 
 
 def test_normalisation_comes_before_the_network():
-    inputs = Inputs(RAW, Normalization(level="patch", statistic="mean_std"), AugmentConfig(), (3, 8, 8), 3)
+    roles = ROLES | {"target": ChannelRole(("c",), Normalization(scope="patch", statistic="mean_std"))}
+    inputs = Inputs(roles, AugmentConfig(), (3, 8, 8), 3)
     batch = make_batch()
     batch["source_location"] += 7.0
     batch["source_scale"] *= 4.0
-    source, target = inputs.evaluation(batch)
+    images = inputs.evaluation(batch)
+    source, target = images["source"], images["target"]
     np.testing.assert_allclose(source, (batch["source"] - 7) / 4, rtol=1e-6, atol=1e-6)
     np.testing.assert_allclose(np.mean(target, axis=(1, 2, 3, 4)), 0, atol=1e-5)
     np.testing.assert_allclose(np.std(target, axis=(1, 2, 3, 4)), 1, atol=1e-4)
@@ -104,21 +108,21 @@ def test_normalisation_comes_before_the_network():
 @pytest.mark.parametrize(
     ("field", "value", "message"),
     [
-        ("task", "magic", r"config\.task='magic' does not exist; choose one of regression"),
+        ("task.name", "magic", r"config\.task\.name='magic' does not exist; choose one of regression"),
         ("data.patch", (5, 100, 96), r"Y=100 is not divisible by 32"),
         ("data.patch", (7, 96, 96), r"7.*5|5.*7"),
         ("model.backbone", "resnet", r"backbone.*convnextv2_atto"),
-        ("loss.scales", 5, r"too small for an MS-SSIM of 5 scales"),
-        ("optim.schedule", "linear", r"schedule='linear' does not exist"),
+        ("task.loss.scales", 5, r"too small for an MS-SSIM of 5 scales"),
+        ("optim.schedule", "quadratic", r"schedule='quadratic' does not exist"),
         ("augment.rotation", "twice", r"augment\.rotation"),
-        ("data.source_normalization.level", "world", r"world"),
+        ("roles.source.normalization.scope", "world", r"world"),
     ],
 )
 def test_configs_that_cannot_work_are_refused(field, value, message):
     config = unext2.get_config("debug")
     config.update_from_flattened_dict({field: value})
     with pytest.raises(UserError, match=message) as error:
-        make_task(config)
+        make_task(resolve(config))
     assert "\n" not in str(error.value)
 
 
@@ -133,10 +137,10 @@ def test_configs_that_cannot_work_are_refused(field, value, message):
 )
 def test_every_network_takes_a_training_step(name, settings, patch):
     config = base_config(name, **settings)
-    config.data.patch, config.data.target = patch, ("nuclei",)
-    config.loss.update(l1=0.0, l2=1.0, ms_dssim=0.0)
+    config.data.patch, config.roles.target = patch, channel_role("nuclei")
+    config.task.loss.update(l1=0.0, l2=1.0, ms_dssim=0.0)
     config.optim.update(schedule="constant", warmup_steps=0, learning_rate=1e-2)
-    task = make_task(config)
+    task = make_task(resolve(config))
     rng = np.random.default_rng(0)
     volume = rng.normal(size=(2, *patch, 1)).astype(np.float32)
     batch = {"source": volume, "target": 2 * volume}
@@ -152,7 +156,8 @@ def test_every_network_takes_a_training_step(name, settings, patch):
 
 def test_model_follows_the_data():
     config = unext2.get_config("debug")
-    config.data.source, config.data.target = ("a", "b"), ("c",)
-    settings = complete_model(config)
+    config.roles.source.channels, config.roles.target.channels = ("a", "b"), ("c",)
+    settings = resolve(config).model
     assert (settings["in_channels"], settings["out_channels"]) == (2, 1)
     assert (settings["in_stack_depth"], settings["out_stack_depth"]) == (5, 5)
+    assert "in_channels" not in config.model  # the caller's config stays as it was

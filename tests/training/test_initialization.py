@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from configs.common import base_config
+from configs.common import base_config, channel_role
 from vsjax.errors import UserError
 from vsjax.runtime.checkpoint import save_variables
-from vsjax.tasks.registry import make_task
+from vsjax.runtime.description import Description
+from vsjax.tasks.registry import make_task, resolve
 from vsjax.tasks.state import TrainState
 from vsjax.training.initialization import apply_initial, read_initial
 
@@ -30,7 +31,7 @@ def network(value, stem=(5, 4), head=2):
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory):
     path = tmp_path_factory.mktemp("weights") / "pretrained"
-    save_variables(path, {"model": {"name": "imaginary"}}, network(7.0), {})
+    save_variables(path, network(7.0), Description(config={"model": {"name": "imaginary"}}))
     return path
 
 
@@ -115,8 +116,8 @@ def test_what_cannot_be_is_refused_in_one_line(checkpoint, changes, variables, m
 def test_frozen_parts_do_not_move_and_the_others_move_as_before():
     """Weight decay moves a parameter without a gradient as well; frozen ones stay bit for bit."""
     config = base_config("unet2d", num_filters=(2, 4), num_blocks=1)
-    config.data.patch, config.data.target = (1, 16, 16), ("nuclei",)
-    config.loss.update(l1=0.0, l2=1.0, ms_dssim=0.0)
+    config.data.patch, config.roles.target = (1, 16, 16), channel_role("nuclei")
+    config.task.loss.update(l1=0.0, l2=1.0, ms_dssim=0.0)
     config.optim.update(schedule="constant", warmup_steps=0, learning_rate=1e-2, weight_decay=0.5)
     volume = np.random.default_rng(0).normal(size=(2, 1, 16, 16, 1)).astype(np.float32)
     batch = {"source": volume, "target": 2 * volume}
@@ -124,7 +125,7 @@ def test_frozen_parts_do_not_move_and_the_others_move_as_before():
     after = {}
     for freeze in ("", "encoder"):
         config.init.freeze = freeze
-        task = make_task(config)
+        task = make_task(resolve(config))
         before = jax.jit(task.init)(jax.random.key(0), batch)
         after[freeze], metrics = jax.jit(task.step)(before, batch, jax.random.key(1))
         start = before.variables["params"]

@@ -105,7 +105,7 @@ def test_two_processes_told_to_stop_are_continued_by_one(alone, simulated_plate,
     assert (workdir / "checkpoints" / "last" / str(stopped)).exists()
     statuses, said = finish(start(workdir, simulated_plate, 1))
     assert statuses == [0], said
-    assert f"going on from step {stopped}" in said[0]
+    assert f"resuming from step {stopped}" in said[0]
     assert_same_curve(log_of(workdir), log_of(alone))
     assert len(list((workdir / "images").iterdir())) == 2
 
@@ -136,7 +136,7 @@ def test_one_of_four_killed_and_everything_restarted_on_two(alone, simulated_pla
     assert max(int(path.name) for path in (workdir / "checkpoints" / "last").iterdir() if path.name.isdigit()) >= 10
     statuses, said = finish(start(workdir, simulated_plate, 2, devices=2))
     assert statuses == [0, 0], said
-    assert "going on from step" in said[0]
+    assert "resuming from step" in said[0]
     assert_same_curve(log_of(workdir), log_of(alone))
 
 

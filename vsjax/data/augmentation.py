@@ -1,11 +1,12 @@
 """Augmentation on the device: random changes of already normalised patches, a pure function of a key.
 
-Ranges follow Liu et al. 2025 (UNeXt2) and VisCy's training recipes. Spatial transforms move source and target alike and
-start from a larger crop (`oversized_patch`), so that what enters the patch is always image, never padding; intensity
-transforms change the source only. What can be varied is in `AugmentConfig`.
+Ranges follow Liu et al. 2025 (UNeXt2) and VisCy's training recipes. Spatial transforms move all images of a sample
+alike and start from a larger crop (`oversized_patch`), so that what enters the patch is always image, never padding;
+intensity transforms change the source only. What can be varied is in `AugmentConfig`.
 """
 
 import functools
+from collections.abc import Collection, Mapping
 
 import jax
 import jax.numpy as jnp
@@ -19,36 +20,51 @@ from vsjax.errors import UserError
 __all__ = ["AugmentConfig", "augment", "center_crop", "check_crop", "oversized_patch"]
 
 
-@functools.partial(jax.jit, static_argnames=("config", "patch", "target_depth"))
 def augment(
     key: Array,
-    source: Array,
-    target: Array,
+    images: Mapping[str, Array],
     config: AugmentConfig,
     patch: tuple[int, int, int],
-    target_depth: int | None = None,
-) -> tuple[Array, Array]:
-    """Augment a batch: source `[B, Z', Y', X', C]`, target `[B, Z'', Y', X', C']`, both centred on the same point.
+    depths: Mapping[str, int] | None = None,
+    nearest: Collection[str] = (),
+) -> dict[str, Array]:
+    """Augment the images of a batch, each `[B, Z', Y', X', C]` with a depth of its own, all centred on the same point.
 
-    Returns source `[B, Z, Y, X, C]` for `patch` (Z, Y, X) and target `[B, Zt, Y, X, C']`, where Zt is `target_depth`
-    (all Z by default), the middle of the source's slices. Data are float and normalised already.
+    Returns `[B, depths[name], Y, X, C]` for each, the middle of the slices of `patch` (Z, Y, X); by default all of
+    them. Spatial changes move all images alike; those in `nearest` (labels) take the value of the nearest pixel.
+    Intensity changes are of the image "source" alone. Data are normalised already.
 
     Sample i's transforms follow from `key` and i alone, not from the size or content of the batch; every transform
     of every sample is drawn independently. Y' and X' are at least those of `oversized_patch(config, patch)`, or
-    `UserError` is raised. Z' and Z'' may be smaller than it asks, down to Z and Zt, where the stack has no more:
-    slices beyond it then repeat the outermost ones.
+    `UserError` is raised. Z' may be smaller than it asks, down to `depths[name]`, where the stack has no more: slices
+    beyond it then repeat the outermost ones.
     """
-    depth = patch[0] if target_depth is None else target_depth
-    _check_shapes(source, target, patch, depth)
-    check_crop(config, source.shape[1:4], patch)
+    depths = dict.fromkeys(images, patch[0]) | dict(depths or {})
+    for name, image in images.items():
+        check_crop(config, image.shape[1:4], (depths[name], *patch[1:]))
+    _check_shapes(images, patch, depths)
+    return _augment(key, dict(images), config, tuple(patch), tuple(depths.items()), frozenset(nearest))
 
-    def one(index: Array, source: Array, target: Array) -> tuple[Array, Array]:
+
+@functools.partial(jax.jit, static_argnames=("config", "patch", "depths", "nearest"))
+def _augment(
+    key: Array,
+    images: dict[str, Array],
+    config: AugmentConfig,
+    patch: tuple[int, int, int],
+    depths: tuple[tuple[str, int], ...],
+    nearest: frozenset[str],
+) -> dict[str, Array]:
+    def one(index: Array, volumes: dict[str, Array]) -> dict[str, Array]:
         sample_key = jax.random.fold_in(key, index)
         spatial_key, intensity_key = jax.random.fold_in(sample_key, 0), jax.random.fold_in(sample_key, 1)
-        source, target = spatial_augmentation.transform(spatial_key, source, target, config, patch, depth)
-        return intensity_augmentation.transform(intensity_key, source, config), target
+        volumes = spatial_augmentation.transform(spatial_key, volumes, config, patch, dict(depths), nearest)
+        if "source" in volumes:
+            volumes["source"] = intensity_augmentation.transform(intensity_key, volumes["source"], config)
+        return volumes
 
-    return jax.vmap(one)(jnp.arange(source.shape[0]), source, target)
+    count = next(iter(images.values())).shape[0]
+    return jax.vmap(one)(jnp.arange(count), images)
 
 
 def center_crop(x: Array, patch: tuple[int, int, int]) -> Array:
@@ -63,8 +79,13 @@ def center_crop(x: Array, patch: tuple[int, int, int]) -> Array:
     return x[:, *(slice(start, start + need) for start, need in zip(starts, patch, strict=True))]
 
 
-def _check_shapes(source: Array, target: Array, patch: tuple[int, int, int], target_depth: int) -> None:
-    if source.shape[0] != target.shape[0] or source.shape[2:4] != target.shape[2:4]:
-        raise ValueError(f"source {source.shape} and target {target.shape} are not crops of the same places")
-    if not 1 <= target_depth <= min(patch[0], target.shape[1]):
-        raise ValueError(f"target_depth {target_depth} does not fit a patch of {patch} and a target of {target.shape}")
+def _check_shapes(images: Mapping[str, Array], patch: tuple[int, int, int], depths: Mapping[str, int]) -> None:
+    places = {(image.shape[0], *image.shape[2:4]) for image in images.values()}
+    if len(places) != 1:
+        shapes = {name: image.shape for name, image in images.items()}
+        raise ValueError(f"the images {shapes} are not crops of the same places")
+    for name, image in images.items():
+        if not 1 <= depths[name] <= min(patch[0], image.shape[1]):
+            raise ValueError(
+                f"a depth of {depths[name]} does not fit a patch of {patch} and the image {name} {image.shape}"
+            )

@@ -4,90 +4,59 @@ Only *where* to crop goes through Grain's random map and shuffles; the pixels ar
 once, so that TensorStore fetches the chunks of all its crops together. Each process reads only the rows of the global
 batch that its devices need."""
 
-import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import grain.python as grain
 import numpy as np
 import tensorstore as ts
 
 from vsjax.data.fovs import FieldOfView
+from vsjax.data.roles import Role
 from vsjax.data.sampling import Crop, CropSampler
 from vsjax.errors import UserError
-from vsjax.intensity.normalization import Normalization, location_scale
-from vsjax.intensity.statistics import read_statistics
-from vsjax.plates.arrays import read
 
 Batch = dict[str, np.ndarray]
 
 
 class CropReader:
-    """Reads crops with the statistics that normalise them.
+    """Reads what each role holds of a crop.
 
     Args:
-        fields: the FOVs that crops refer to by number.
+        fovs: the FOVs that crops refer to by number.
         size: voxels (z, y, x) of a crop.
-        source, target: how each is normalised.
+        roles: what a batch holds, by name.
 
     Raises:
-        UserError: statistics are missing or unusable (constant or non-finite channel).
+        UserError: a FOV lacks a channel, statistics, labels or metadata, or they cannot be used.
     """
 
-    def __init__(
-        self,
-        fields: Sequence[FieldOfView],
-        size: tuple[int, int, int],
-        source: Normalization,
-        target: Normalization,
-    ) -> None:
-        self._fields = fields
+    def __init__(self, fovs: Sequence[FieldOfView], size: tuple[int, int, int], roles: Mapping[str, Role]) -> None:
+        self._fovs = fovs
         self._size = size
-        self._normalization = {"source": source, "target": target}
-        self._cache: dict[tuple[int, int, str], tuple[np.ndarray, np.ndarray]] = {}
-        for number, field in enumerate(fields):
-            for time in range(field.position.shape[0]):
-                for role in self._normalization:
-                    self._location_scale(number, time, role)
+        self._roles = roles
+        for fov in fovs:
+            for role in roles.values():
+                role.check(fov.position)
 
     def __call__(self, crops: Sequence[Crop]) -> Batch:
-        """The batch: `source` and `target` `[B, Z, Y, X, C]` in stored units, float32, and `ROLE_location`,
-        `ROLE_scale` `[B, C]` that normalise them (0 and 1 where the level is decided on the device). Without target
-        channels C is 0."""
-        futures: dict[str, list[tuple[ts.Future, str]]] = {"source": [], "target": []}
+        """The batch: for each role what `Role.arrays` says, the first axis that of the crops."""
+        requests: dict[str, list] = {name: [] for name in self._roles}
         with ts.Batch() as batch:
-            for crop, role in itertools.product(crops, futures):
-                field = self._fields[crop.field]
+            for crop in crops:
+                position = self._fovs[crop.fov].position
                 z, y, x = (range(start, start + n) for start, n in zip(crop.origin, self._size, strict=True))
-                slices = np.clip(z, 0, field.position.shape[2] - 1)
-                plane = (slice(y.start, y.stop), slice(x.start, x.stop))
-                view = field.position.array()[crop.time].oindex[list(getattr(field, role)), slices, *plane]
-                futures[role].append((view.read(batch=batch), field.position.url))
-        arrays = {}
-        for role, pending in futures.items():
-            volumes = [np.moveaxis(read(future, where), 0, -1) for future, where in pending]
-            arrays[role] = np.stack(volumes).astype(np.float32)
-            pairs = [self._location_scale(crop.field, crop.time, role) for crop in crops]
-            arrays[f"{role}_location"] = np.stack([location for location, _ in pairs])
-            arrays[f"{role}_scale"] = np.stack([scale for _, scale in pairs])
+                slices = np.clip(z, 0, position.shape[2] - 1)
+                place = (slices, slice(y.start, y.stop), slice(x.start, x.stop))
+                for name, role in self._roles.items():
+                    requests[name].append((position, crop.time, role.request(position, crop.time, place, batch)))
+        arrays: Batch = {}
+        for name, role in self._roles.items():
+            arrays |= role.arrays(name, requests[name])
         return arrays
-
-    def _location_scale(self, number: int, time: int, role: str) -> tuple[np.ndarray, np.ndarray]:
-        if (number, time, role) not in self._cache:
-            normalization, field = self._normalization[role], self._fields[number]
-            channels = getattr(field, role)
-            location, scale = np.zeros(len(channels), np.float32), np.ones(len(channels), np.float32)
-            if normalization.level in ("dataset", "fov", "timepoint"):
-                for index, channel in enumerate(channels):
-                    name = field.position.channel_names[channel]
-                    statistics = read_statistics(field.position, name, normalization.level, time)
-                    where = f"{name} of {field.position.url}"
-                    location[index], scale[index] = location_scale(statistics, normalization.statistic, where)
-            self._cache[number, time, role] = location, scale
-        return self._cache[number, time, role]
 
 
 def training_batches(
-    fields: Sequence[FieldOfView],
+    fovs: Sequence[FieldOfView],
     sampler: CropSampler,
     reader: CropReader,
     *,
@@ -103,7 +72,7 @@ def training_batches(
     Raises:
         UserError: the number of weights is not the number of plates.
     """
-    plates = sorted({field.plate for field in fields})
+    plates = sorted({fov.plate for fov in fovs})
     weights = list(weights) or [1.0] * len(plates)
     if len(weights) != len(plates) or min(weights) <= 0:
         raise UserError(
@@ -115,9 +84,7 @@ def training_batches(
 
     streams = []
     for plate in plates:
-        pairs = [
-            (n, t) for n, field in enumerate(fields) if field.plate == plate for t in range(field.position.shape[0])
-        ]
+        pairs = [(n, t) for n, fov in enumerate(fovs) if fov.plate == plate for t in range(fov.position.shape[0])]
         streams.append(grain.MapDataset.source(pairs).seed(seed + plate).shuffle().repeat())
     crops = grain.MapDataset.mix(streams, weights=[weight / sum(weights) for weight in weights])
     wanted = range(batch_size) if rows is None else rows

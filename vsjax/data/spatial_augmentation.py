@@ -1,4 +1,4 @@
-"""Random spatial changes of source and target together: rotation, scale, shear, flips, elastic deformation.
+"""Random spatial changes of all images of a sample together: rotation, scale, shear, flips, elastic deformation.
 
 Everything in the plane (affine and elastic) is one bilinear sampling with coordinates shared by all slices and
 channels; scale and flip in Z are separable from it and are one linear sampling of slices. Coordinates are relative to
@@ -8,6 +8,7 @@ they reach, so it cannot tell how large a crop must be; hence none of it is used
 
 import itertools
 import math
+from collections.abc import Collection, Mapping
 
 import jax
 import jax.numpy as jnp
@@ -49,22 +50,33 @@ def check_crop(config: AugmentConfig, crop: tuple[int, int, int], patch: tuple[i
 
 
 def transform(
-    key: Array, source: Array, target: Array, config: AugmentConfig, patch: tuple[int, int, int], target_depth: int
-) -> tuple[Array, Array]:
-    """Apply one sample's random spatial transforms.
+    key: Array,
+    volumes: Mapping[str, Array],
+    config: AugmentConfig,
+    patch: tuple[int, int, int],
+    depths: Mapping[str, int],
+    nearest: Collection[str] = (),
+) -> dict[str, Array]:
+    """Apply one sample's random spatial transforms to all of its images.
 
-    source `[Z', Y', X', C]`, target `[Z'', Y', X', C']`, each about its own middle -> source `[Z, Y, X, C]`, target
-    `[target_depth, Y, X, C']`, which lies in the middle of the source's slices. Slices beyond the first and the last
-    that were given repeat these.
+    Each `[Z', Y', X', C]`, of a depth of its own but centred on the same point, becomes `[depths[name], Y, X, C]`, the
+    middle of the patch's slices. Slices beyond the first and the last that were given repeat these. Those named in
+    `nearest` (labels) take the value of the nearest pixel, the others are interpolated.
     """
     keys = {name: jax.random.fold_in(key, index) for index, name in enumerate(_DRAWS)}
-    volumes, depths = (source, target), (patch[0], target_depth)
     if config.interpolates:
-        y, x = _plane_positions(keys, config, patch, source.shape[1:3])
-        volumes = [_sample_plane(volume, y, x) for volume in volumes]
+        plane = next(iter(volumes.values())).shape[1:3]
+        y, x = _plane_positions(keys, config, patch, plane)
+        volumes = {
+            name: (_nearest_in_plane if name in nearest else _sample_plane)(volume, y, x)
+            for name, volume in volumes.items()
+        }
     else:
-        volumes = _turn_and_flip(keys, config, volumes, patch)
-    return tuple(_take_slices(keys, config, volume, patch[0], n) for volume, n in zip(volumes, depths, strict=True))
+        volumes = dict(zip(volumes, _turn_and_flip(keys, config, tuple(volumes.values()), patch), strict=True))
+    return {
+        name: _take_slices(keys, config, volume, patch[0], depths[name], name in nearest)
+        for name, volume in volumes.items()
+    }
 
 
 def _grown(size: int, reach: float) -> int:
@@ -207,6 +219,15 @@ def _sample_plane(volume: Array, y: Array, x: Array) -> Array:
     return upper * (1 - weight_y) + lower * weight_y
 
 
+def _nearest_in_plane(volume: Array, y: Array, x: Array) -> Array:
+    """The pixels of `[Z, Y', X', C]` nearest to positions y, x `[Y, X]`, the same for all slices and channels."""
+    row, column = (
+        jnp.clip(jnp.floor(position + 0.5), 0, size - 1).astype(jnp.int32)
+        for position, size in zip((y, x), volume.shape[1:3], strict=True)
+    )
+    return volume.at[:, row, column].get(mode="promise_in_bounds")
+
+
 def _turn_and_flip(
     keys: dict[str, Array], config: AugmentConfig, volumes: tuple[Array, Array], patch: tuple[int, int, int]
 ) -> list[Array]:
@@ -231,7 +252,9 @@ def _turn_and_flip(
     return results
 
 
-def _take_slices(keys: dict[str, Array], config: AugmentConfig, volume: Array, patch_depth: int, depth: int) -> Array:
+def _take_slices(
+    keys: dict[str, Array], config: AugmentConfig, volume: Array, patch_depth: int, depth: int, nearest: bool
+) -> Array:
     """The central `depth` slices of `[Z', Y, X, C]`, scaled and flipped in Z about the middle of the patch."""
     if config.flip_z_probability == 0 and not config.scales_z:
         return _central(volume, depth, 0)
@@ -239,6 +262,8 @@ def _take_slices(keys: dict[str, Array], config: AugmentConfig, volume: Array, p
     factor = _scale_draws(keys, config)[0] * (1 - 2 * _happens(keys["flip_z"], config.flip_z_probability))
     z = (jnp.arange(depth) + first - middle) * factor + middle - first + (volume.shape[0] - depth) // 2
     z = jnp.clip(z, 0, volume.shape[0] - 1)
+    if nearest:
+        return volume[jnp.floor(z + 0.5).astype(jnp.int32)]
     below = jnp.floor(z).astype(jnp.int32)
     weight = (z - below)[:, None, None, None]
     above = jnp.minimum(below + 1, volume.shape[0] - 1)

@@ -78,7 +78,7 @@ def _location_scale(
     predictor: Predictor, position: Position, channels: Sequence[int], time: int
 ) -> tuple[np.ndarray | None, np.ndarray | None]:
     """What normalises one stack, [C], from the plate's statistics at the level that the model was trained with."""
-    level, statistic = predictor.normalization.level, predictor.normalization.statistic
+    level, statistic = predictor.normalization.scope, predictor.normalization.statistic
     if level == "patch":
         return None, None
     if level == "none":

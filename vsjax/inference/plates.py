@@ -9,7 +9,7 @@ import json
 import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,8 @@ from tqdm import tqdm
 from vsjax.errors import UserError
 from vsjax.inference.fields import Field, PositionNames, open_field, share
 from vsjax.inference.output import REMEDY, OutputPlate, begin_output, find_begun, join_output
-from vsjax.inference.predictor import PredictionSettings, Predictor
+from vsjax.inference.predictor import Predictor
+from vsjax.inference.settings import PredictionSettings
 from vsjax.plates.arrays import read
 from vsjax.plates.position import Position
 from vsjax.plates.reader import Plate, open_plate
@@ -176,7 +177,7 @@ def _record(
         "input": source.url if local is None else str(local.resolve()),
         "positions": list(positions) if positions else "all",
         "source_channels": list(source_channels or predictor.source_channels),
-        "settings": asdict(settings),
+        "settings": settings.to_json(),
         "ngff_version": ngff_version or source.ngff_version,
         "units": settings.units,
         "normalization": normalization,
@@ -230,7 +231,9 @@ def _predict_tasks(
             bar.set_description(field.position.name)
             try:
                 on_progress = _SliceCounter(bar, len(stack)).add
-                prediction = predictor.predict_stack(stack, *field.normalization[time], chosen, on_progress)
+                prediction = predictor.predict_stack(
+                    stack, *field.normalization[time], chosen, on_progress, name=field.position.name, time=time
+                )
             except UserError as error:
                 raise UserError(f"{field.position.url}, time point {time}: {error}") from error
             future = target.array()[time].write(np.moveaxis(prediction, -1, 0))

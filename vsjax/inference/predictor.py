@@ -1,73 +1,31 @@
 """From a checkpoint to predictions of NumPy arrays: `vsjax.load("runs/a").predict(volume)`."""
 
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Literal
 
 import jax
 import numpy as np
 
 from vsjax.errors import UserError
 from vsjax.inference.axes import from_tzyxc, resolve_axes, to_tzyxc
-from vsjax.inference.network import Network
-from vsjax.inference.tiling import Padding, choose_margin, plan_tiles, predict_tiles
+from vsjax.inference.compiled import CompiledFamily, Draw
+from vsjax.inference.settings import PredictionSettings, Units
+from vsjax.inference.tiling import Padding, Tile, choose_margin, plan_tiles, predict_tiles
 from vsjax.inference.tta import Tta, with_rotations
-from vsjax.inference.windows import Prepare, WindowPlan, plan_windows, predict_windows
+from vsjax.inference.windows import Prepare, WindowPlan, plan_windows, predict_windows, windows_per_call
 from vsjax.intensity.normalization import Normalization, location_scale, normalize, patch_location_scale
 from vsjax.intensity.statistics import compute_statistics
 from vsjax.runtime.checkpoint import Checkpoint, load_checkpoint
+from vsjax.runtime.keys import step_key
 
-Units = Literal["normalized", "target"]
 BATCH_PIXELS = 1 << 18  # windows are batched up to so many pixels of a plane: enough to keep a device busy
 STATISTICS_GRID = 32  # distance of the pixels that `vsjax.preprocess` samples by default
 STATISTICS_PIXELS = 512  # per side, of the planes from which "patch" normalisation takes its statistics
-
-
-@dataclass(frozen=True)
-class PredictionSettings:
-    """How a stack is predicted.
-
-    Attributes:
-        tta: combine four rotations: "none", "mean" or "median".
-        tile: (Y, X) pixels of a tile with its margins; None takes the whole field of view, or the largest tile that
-            fits the device's memory.
-        margin: neighbouring tiles overlap by twice this many pixels; None chooses, see `tiling.choose_margin`.
-        z_step: slices from one z window to the next.
-        batch_size: z windows per call of the network; None chooses by the size of the plane.
-        space: devices of this process that share a plane, in Y, and stain it as one image; None takes one where the
-            plane or `tile` fits it, otherwise all.
-        units: "normalized" as trained, or "target": intensities of the target as its training plates store them.
-    """
-
-    tta: Tta = "none"
-    tile: tuple[int, int] | None = None
-    margin: int | None = None
-    z_step: int = 1
-    batch_size: int | None = None
-    units: Units = "normalized"
-    space: int | None = None
-
-    def check(self) -> None:
-        """Raise a UserError that names the first setting that cannot be."""
-        for field, value, choices in (("tta", self.tta, get_args(Tta)), ("units", self.units, get_args(Units))):
-            if value not in choices:
-                raise UserError(f"{field} is {value!r}; it must be one of {', '.join(choices)}")
-        numbers = {
-            "z_step": self.z_step,
-            "batch_size": self.batch_size,
-            "space": self.space,
-            "tile": self.tile and min(self.tile),
-        }
-        for field, value in numbers.items():
-            if value is not None and value < 1:
-                raise UserError(f"{field} is {value}; it must be at least 1")
-        if (self.space or 1) > jax.local_device_count():
-            raise UserError(f"space is {self.space}; this process has only {jax.local_device_count()} devices")
-        if self.margin is not None and self.margin < 0:
-            raise UserError(f"margin is {self.margin}; it must be at least 0")
+SPREAD = "spread"  # what the second half of the channels of several draws is called
 
 
 class Predictor:
@@ -82,6 +40,8 @@ class Predictor:
         target_location, target_scale: what turns normalised predictions into the target's units, one per target; None
             where the checkpoint does not know the training plates' statistics (converted weights).
         tta: the test-time augmentation that the experiment asks for.
+        sampler: the family's own settings with their defaults; None if it has none.
+        compiled: what predicts, compiled once per shape.
         checkpoint: path, step and fingerprint, to tell which weights made a prediction.
     """
 
@@ -93,47 +53,38 @@ class Predictor:
                 its description lacks a field.
         """
         description = checkpoint.description
-        if description.get("parts", "all") != "all":
+        if description.parts != "all":
             raise UserError(
-                f"{checkpoint.path}: holds only the {description['parts']} of {checkpoint.config['model']['name']}, "
+                f"{checkpoint.path}: holds only the {description.parts} of {description.config['model']['name']}, "
                 "which predicts nothing; train with it first: --config.init.checkpoint=... "
-                f"--config.init.load={description['parts']}"
+                f"--config.init.load={description.parts}"
             )
-        for field in ("source_channels", "target_channels", "normalization", "statistics"):
-            if field not in description:
-                raise UserError(f"{checkpoint.path}: the description lacks the field {field!r}; train or convert again")
-        self.source_channels = tuple(description["source_channels"])
-        self.target_channels = tuple(description["target_channels"])
-        if not self.target_channels:
-            raise UserError(
-                f"{checkpoint.path}: a masked pre-training predicts no stain; train one from it, with "
-                "--config.init.checkpoint and --config.init.load=encoder"
-            )
-        self.pixel_size_um = tuple(description.get("pixel_size_um") or ())
-        self.normalization = Normalization(**description["normalization"]["source"])
-        self._target_statistics = description["statistics"]
+        self.compiled = CompiledFamily(checkpoint)
+        for role in ("source", "target"):
+            if role not in description.channels:
+                raise UserError(f"{checkpoint.path}: the description lacks the role {role!r}; train or convert again")
+        self.source_channels = description.channels_of("source")
+        self.target_channels = description.channels_of("target")
+        self.pixel_size_um = description.pixel_size_um
+        self.normalization = description.channels["source"].normalization
+        self._target_statistics = description.statistics
         self.target_location, self.target_scale = _target_units(checkpoint) or (None, None)
-        self.network = Network(checkpoint)
-        self.in_depth = self.network.in_depth
-        self.tta: Tta = checkpoint.config.get("predict", {}).get("tta", "none")
+        self.in_depth = self.compiled.in_depth
+        self.tta: Tta = description.config.get("predict", {}).get("tta", "none")
+        self.sampler = self.compiled.family.sampler
         self.checkpoint = {
             "path": checkpoint.path,
-            "step": description.get("step"),
-            "fingerprint": self.network.fingerprint,
+            "step": description.step,
+            "fingerprint": self.compiled.fingerprint,
         }
 
     def predict(
         self,
         volume: np.ndarray,
+        settings: PredictionSettings | None = None,
         *,
         axes: str | None = None,
         statistics: Mapping[str, Mapping[str, float]] | None = None,
-        tta: Tta | None = None,
-        tile: tuple[int, int] | None = None,
-        units: Units = "normalized",
-        z_step: int = 1,
-        batch_size: int | None = None,
-        space: int | None = None,
     ) -> np.ndarray:
         """Predict the target channels of an array.
 
@@ -141,23 +92,23 @@ class Predictor:
             volume: raw intensities, at least `in_depth` slices deep. `[Z, Y, X]` where the model has one source
                 channel, `[Z, Y, X, C]` or `[C, Z, Y, X]` otherwise (told apart by the number of source channels),
                 `[T, C, Z, Y, X]`; `[Y, X]` where the model takes single slices.
+            settings: how; by default as the experiment's config says.
             axes: what the axes are, in any order, such as "ZYX" or "TZYXC", where the shape does not tell.
             statistics: channel name -> `{"mean": .., "std": .., "median": .., "iqr": ..}` that normalise it, in the
                 layout of the `normalization` attribute. By default those of this volume itself, over all of its time
                 points (per time point if the model was trained so), which is right for models trained with FOV or time
                 point statistics. A model trained with statistics of the *dataset* expects those of the plate that the
                 volume comes from: pass them.
-            tta: see `PredictionSettings`; by default what the experiment's `config.predict.tta` says.
-            tile, units, z_step, batch_size, space: see `PredictionSettings`.
 
         Returns:
             float32 array with the input's axes and the target channels in the place of the source channels; they come
-            last where the input has no channel axis (`[Z, Y, X]` gives `[Z, Y, X, C]`).
+            last where the input has no channel axis (`[Z, Y, X]` gives `[Z, Y, X, C]`). Of several draws the channels
+            are the means and then the spreads, or (`keep="draws"`) the draws are a further, first axis.
 
         Raises:
             UserError: the shape does not suit the model, or the volume is constant or not finite.
         """
-        settings = PredictionSettings(tta or self.tta, tile, None, z_step, batch_size, units, space)
+        settings = settings or PredictionSettings()
         self.check(settings)
         volume = np.asarray(volume)
         axes = resolve_axes(volume.shape, axes, len(self.source_channels))
@@ -167,20 +118,37 @@ class Predictor:
                 f"volume: axis C of shape {volume.shape} has {stacks.shape[-1]} channels but the model takes "
                 f"{len(self.source_channels)}: {', '.join(self.source_channels)}"
             )
-        parts = [stacks] if self.normalization.level != "timepoint" else np.split(stacks, len(stacks))
+        parts = [stacks] if self.normalization.scope != "timepoint" else np.split(stacks, len(stacks))
         pairs = [pair for part in parts for pair in [self._location_scale(part, statistics)] * len(part)]
-        predictions = [self.predict_stack(stack, *pair, settings) for stack, pair in zip(stacks, pairs, strict=True)]
+        predictions = [
+            self.predict_stack(stack, *pair, settings, time=time)
+            for time, (stack, pair) in enumerate(zip(stacks, pairs, strict=True))
+        ]
+        if settings.draws > 1 and settings.keep == "draws":
+            return np.stack([from_tzyxc(draw, axes) for draw in np.stack(predictions, axis=1)])
         return from_tzyxc(np.stack(predictions), axes)
 
     def check(self, settings: PredictionSettings) -> None:
         """Raise a UserError that names the first setting that cannot be had with this model."""
         settings.check()
+        if settings.draws > 1 and not self.compiled.family.draws:
+            raise UserError(
+                f"draws is {settings.draws}, but {self.checkpoint['path']} gives the same prediction each time; "
+                "leave it at 1"
+            )
+        if type(settings.sampler) not in (type(None), type(self.sampler)):
+            raise UserError(f"sampler is {settings.sampler!r}; this model's is like {self.sampler!r}")
         if settings.units == "target" and self.target_location is None:
             raise UserError(
                 f"{self.checkpoint['path']}: does not hold the statistics of {', '.join(self.target_channels)}, so "
                 "units 'target' cannot be had; convert the weights again with --statistics PLATE.zarr, a plate with "
                 "these channels that vsjax.preprocess has seen, or take units 'normalized'"
             )
+
+    def output_channels(self, settings: PredictionSettings) -> tuple[str, ...]:
+        """Names of the channels that `predict_stack` gives: the targets', and of several draws each one's spread."""
+        spread = tuple(f"{name}_{SPREAD}" for name in self.target_channels)
+        return self.target_channels + (spread if settings.draws > 1 and settings.keep == "mean_spread" else ())
 
     def predict_stack(
         self,
@@ -189,6 +157,9 @@ class Predictor:
         scale: np.ndarray | None,
         settings: PredictionSettings,
         on_progress: Callable[[float], None] | None = None,
+        *,
+        name: str = "",
+        time: int = 0,
     ) -> np.ndarray:
         """Predict one stack at one time point.
 
@@ -197,66 +168,110 @@ class Predictor:
             location, scale: [C], what normalises it; None where the model normalises every patch by itself.
             settings: how.
             on_progress: called with the fractions of the stack that were computed since the last call.
+            name, time: of the position and time point; what is drawn depends on them.
 
         Returns:
-            [Z, Y, X, C'] float32 in `settings.units`.
+            [Z, Y, X, C'] float32 in `settings.units`; [draws, Z, Y, X, C'] where all of several draws are kept.
 
         Raises:
             UserError: the stack is too shallow, or the stack or its prediction is not finite.
         """
         stack = np.asarray(stack, np.float32)
         _check_finite(stack, self.source_channels, "the image", "mask or replace these pixels")
-        plan = plan_windows(stack.shape[0], self.in_depth, self.network.out_depth, settings.z_step)
+        settings = self.resolve(stack.shape, settings)
+        root = step_key(settings.seed, f"stack {name}", time)
+
+        def progress(fraction: float) -> None:
+            if on_progress is not None:
+                on_progress(fraction / settings.draws)
+
+        def draw(number: int) -> np.ndarray:
+            one = Draw(key=jax.random.fold_in(root, number), sampler=settings.sampler, space=settings.space)
+            prediction = self._predict_draw(stack, location, scale, settings, one, progress)
+            _check_finite(prediction, self.target_channels, "the prediction", "the checkpoint's training diverged")
+            if settings.units == "target":
+                prediction = prediction * self.target_scale + self.target_location
+            return prediction
+
+        if settings.draws == 1:
+            return draw(0)
+        if settings.keep == "draws":
+            return np.stack([draw(number) for number in range(settings.draws)])
+        return _mean_and_spread(draw(number) for number in range(settings.draws))
+
+    def _predict_draw(
+        self,
+        stack: np.ndarray,
+        location: np.ndarray | None,
+        scale: np.ndarray | None,
+        settings: PredictionSettings,
+        draw: Draw,
+        on_progress: Callable[[float], None],
+    ) -> np.ndarray:
+        """One normalised prediction [Z, Y, X, C'], with settings that `resolve` has filled in."""
+        plan = plan_windows(stack.shape[0], self.in_depth, self.compiled.out_depth, settings.z_step)
         if location is None:
             prepare = _normalize_windows(stack, plan, self.normalization)
         else:
             stack, prepare = (stack - location) / scale, None
-        settings = self.resolve(stack.shape, settings)
         padding = Padding.to_divisor(stack.shape[1:3], self._divisor(settings.tta, settings.space))
         padded = padding.pad(stack)
-        margin, ramp = choose_margin(settings.margin, self.network.receptive_radius, settings.tile)
-        tiles = plan_tiles(padded.shape[1:3], settings.tile, self.network.divisor, margin, ramp)
-        apply = with_rotations(partial(self.network, space=settings.space), settings.tta)
-        total = len(plan.starts) * len(tiles)
+        tiles = self._tiles(padded.shape[1:3], settings)
+        apply = with_rotations(partial(self._apply, draw), settings.tta)
+        together, windows = windows_per_call(plan, len(tiles), settings.batch_size)
+        total = len(plan.starts) * math.ceil(len(tiles) / together) * together
 
-        def on_batch(windows: int) -> None:
-            if on_progress is not None:
-                on_progress(windows / total)
+        def predict(volumes: np.ndarray, corners: Sequence[tuple[int, int]]) -> np.ndarray:
+            corners = [(y - padding.y[0], x - padding.x[0]) for y, x in corners]
+            return predict_windows(
+                apply, volumes, corners, plan, windows, prepare, lambda count: on_progress(count / total)
+            )
 
-        def predict(tile: np.ndarray) -> np.ndarray:
-            return predict_windows(apply, tile, plan, settings.batch_size, prepare, on_batch)
+        return padding.crop(predict_tiles(predict, padded, tiles, together))
 
-        prediction = padding.crop(predict_tiles(predict, padded, tiles))
-        _check_finite(prediction, self.target_channels, "the prediction", "the checkpoint's training diverged")
-        if settings.units == "target":
-            prediction = prediction * self.target_scale + self.target_location
-        return prediction
+    def _apply(self, draw: Draw, windows: np.ndarray | jax.Array, origins: np.ndarray, turns: int) -> jax.Array:
+        return self.compiled(windows, origins, draw, turns)
+
+    def _tiles(self, plane: tuple[int, int], settings: PredictionSettings) -> list[Tile]:
+        margin, ramp = choose_margin(settings.margin, self.compiled.receptive_radius, settings.tile)
+        return plan_tiles(plane, settings.tile, self.compiled.divisor, margin, ramp)
 
     def resolve(self, shape: tuple[int, ...], settings: PredictionSettings) -> PredictionSettings:
-        """Fill in what `settings` leave open (tile, batch size, space) for stacks of `shape` [Z, Y, X, C], by trying
-        how much memory the network needs: whole on one device, then shared by all, then in tiles."""
-        windows = len(plan_windows(shape[0], self.in_depth, self.network.out_depth, settings.z_step).starts)
+        """Fill in what `settings` leave open (rotations, sampler, tile, batch size, space) for stacks of `shape`
+        [Z, Y, X, C], by trying how much memory the network needs: whole on one device, then shared by all, then in
+        tiles."""
+        settings = replace(settings, tta=settings.tta or self.tta, sampler=settings.sampler or self.sampler)
+        plan = plan_windows(shape[0], self.in_depth, self.compiled.out_depth, settings.z_step)
         choices = [settings.space] if settings.space else sorted({1, jax.local_device_count()})
         for space in choices:
             divisor = self._divisor(settings.tta, space)
             plane = tuple(math.ceil(n / d) * d for n, d in zip(shape[1:3], divisor, strict=True))
             tile = tuple(min(a, b) for a, b in zip(settings.tile or plane, plane, strict=True))
             tile = tuple(math.ceil(t / d) * d for t, d in zip(tile, divisor, strict=True))
-            batch_size = settings.batch_size or max(1, min(windows, BATCH_PIXELS // (tile[0] * tile[1])))
+            chosen = replace(settings, tile=tile, space=space)
+            batch_size = settings.batch_size or max(1, BATCH_PIXELS // (tile[0] * tile[1]))
+            batch_size = math.prod(windows_per_call(plan, len(self._tiles(plane, chosen)), batch_size))
             if settings.tile and len(choices) == 1:
-                return replace(settings, tile=tile, batch_size=batch_size, space=space)
-            fits, fraction = self.network.fits((batch_size, self.in_depth, *tile, len(self.source_channels)), space)
+                return replace(chosen, batch_size=batch_size)
+            size = (batch_size, self.in_depth, *tile, len(self.source_channels))
+            fits, fraction = self.compiled.fits(size, space, settings.sampler)
             if fits:
-                return replace(settings, tile=tile, batch_size=batch_size, space=space)
+                return replace(chosen, batch_size=batch_size)
         if settings.tile is None:
-            side = math.sqrt(plane[0] * plane[1] / fraction)
-            margin = settings.margin or self.network.receptive_radius or 0
-            smallest = [
-                math.ceil((2 * max(margin, n) + n) / d) * d for n, d in zip(self.network.divisor, divisor, strict=True)
-            ]
-            tile = tuple(max(int(side // d) * d, s) for d, s in zip(divisor, smallest, strict=True))
-            tile = tuple(min(t, n) for t, n in zip(tile, plane, strict=True))
+            tile = self._largest_tile(plane, divisor, fraction, settings.margin)
         return replace(settings, tile=tile, batch_size=batch_size, space=space)
+
+    def _largest_tile(
+        self, plane: tuple[int, int], divisor: tuple[int, int], fraction: float, margin: int | None
+    ) -> tuple[int, int]:
+        """The tile of a plane that needs `fraction` times the free memory."""
+        side = math.sqrt(plane[0] * plane[1] / fraction)
+        margin = margin or self.compiled.receptive_radius or 0
+        smallest = [
+            math.ceil((2 * max(margin, n) + n) / d) * d for n, d in zip(self.compiled.divisor, divisor, strict=True)
+        ]
+        tile = tuple(max(int(side // d) * d, s) for d, s in zip(divisor, smallest, strict=True))
+        return tuple(min(t, n) for t, n in zip(tile, plane, strict=True))
 
     def display_ranges(self, units: Units) -> list[tuple[float, float]] | None:
         """(low, high) per target for viewers: what 98% of the training targets' pixels lie within; None if unknown."""
@@ -270,16 +285,16 @@ class Predictor:
     def _divisor(self, tta: Tta, space: int) -> tuple[int, int]:
         """What Y and X are padded to: each device gets as many rows, at every stride of the network; rotated by 90°,
         either must suit the other's divisor."""
-        y, x = self.network.divisor
+        y, x = self.compiled.divisor
         return (y * space, x) if tta == "none" else (math.lcm(y * space, x),) * 2
 
     def _location_scale(
         self, stacks: np.ndarray, statistics: Mapping[str, Mapping[str, float]] | None
     ) -> tuple[np.ndarray | None, np.ndarray | None]:
         """Location and scale [C] of an array [T, Z, Y, X, C]."""
-        if self.normalization.level == "patch":
+        if self.normalization.scope == "patch":
             return None, None
-        if self.normalization.level == "none":
+        if self.normalization.scope == "none":
             return np.zeros(stacks.shape[-1], np.float32), np.ones(stacks.shape[-1], np.float32)
         pairs = []
         for index, channel in enumerate(self.source_channels):
@@ -304,17 +319,31 @@ def load(path: str | Path, which: Literal["best", "last"] | None = None) -> Pred
 def _target_units(checkpoint: Checkpoint) -> tuple[np.ndarray, np.ndarray] | None:
     """Location and scale [C'] of the targets, from the statistics of the training dataset: at prediction there is no
     target image whose own statistics could be used. None where a target's statistics are not known."""
-    normalization = Normalization(**checkpoint.description["normalization"]["target"])
-    channels = checkpoint.description["target_channels"]
-    if normalization.level == "none":
+    target = checkpoint.description.channels["target"]
+    channels, normalization = target.channels, target.normalization
+    if normalization.scope == "none":
         return np.zeros(len(channels), np.float32), np.ones(len(channels), np.float32)
-    statistics = checkpoint.description["statistics"]
+    statistics = checkpoint.description.statistics
     if not set(channels) <= set(statistics):
         return None
     statistic, where = normalization.statistic, f"(description.statistics of {checkpoint.path})"
     pairs = [location_scale(statistics[name], statistic, f"{name} {where}") for name in channels]
     location, scale = np.array(pairs, np.float32).T
     return location, scale
+
+
+def _mean_and_spread(draws: Iterable[np.ndarray]) -> np.ndarray:
+    """Mean and standard deviation (n - 1) over draws [..., C], joined to [..., 2 C]; two are held at a time
+    (Welford 1962)."""
+    mean = squares = None
+    for count, draw in enumerate(draws, start=1):
+        if mean is None:
+            mean, squares = draw.copy(), np.zeros_like(draw)
+            continue
+        distance = draw - mean
+        mean += distance / count
+        squares += distance * (draw - mean)
+    return np.concatenate([mean, np.sqrt(squares / (count - 1))], axis=-1)
 
 
 def _statistics_of(image: np.ndarray) -> Mapping[str, float]:

@@ -13,7 +13,7 @@ across a hard cut, by 0.4 to 1.2% across the middle of a ramp of 96, and by 0.2 
 
 import itertools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,6 +21,7 @@ import numpy as np
 from vsjax.errors import UserError
 
 LARGEST_MARGIN = 128
+PredictTiles = Callable[[np.ndarray, Sequence[tuple[int, int]]], np.ndarray]
 
 
 def choose_margin(margin: int | None, receptive_radius: int | None, tile: tuple[int, int]) -> tuple[int, int]:
@@ -133,28 +134,33 @@ def _ramp(distance: np.ndarray, width: int) -> np.ndarray:
     return 0.5 - 0.5 * np.cos(np.pi * np.clip(distance / width + 0.5, 0, 1))
 
 
-def predict_tiles(predict: Callable[[np.ndarray], np.ndarray], volume: np.ndarray, tiles: list[Tile]) -> np.ndarray:
-    """Apply `predict` tile by tile and blend.
+def predict_tiles(predict: PredictTiles, volume: np.ndarray, tiles: list[Tile], together: int = 1) -> np.ndarray:
+    """Apply `predict` to `together` tiles at a time and blend.
 
     Args:
-        predict: [Z, Y, X, C] -> [Z, Y, X, C'].
+        predict: tiles [tiles, Z, Y, X, C] and where each lies (y, x) -> [tiles, Z, Y, X, C'].
         volume: the padded volume [Z, Y, X, C].
         tiles: from `plan_tiles` for this plane.
+        together: the last tiles are repeated where these do not divide them, so that all calls have one shape.
 
     Returns:
         [Z, Y, X, C'] float32; divided by the sum of the weights as they were added, so that a constant stays exact.
     """
     if len(tiles) == 1:
-        return predict(volume)
+        return predict(volume[None], [(0, 0)])[0]
     total, weights = None, np.zeros(volume.shape[1:3], np.float32)
-    for tile in tiles:
-        prediction = predict(volume[:, tile.y, tile.x])
+    for first in range(0, len(tiles), together):
+        group = tiles[first : first + together]
+        filled = group + group[-1:] * (together - len(group))
+        stacked = np.stack([volume[:, tile.y, tile.x] for tile in filled])
+        predictions = predict(stacked, [(tile.y.start, tile.x.start) for tile in filled])
         if total is None:
-            total = np.zeros((*volume.shape[:3], prediction.shape[-1]), np.float32)
-        used_y, used_x = _support(tile.weight_y), _support(tile.weight_x)
-        weight = tile.weight[used_y, used_x]
-        total[:, tile.y, tile.x][:, used_y, used_x] += prediction[:, used_y, used_x] * weight[..., None]
-        weights[tile.y, tile.x][used_y, used_x] += weight
+            total = np.zeros((*volume.shape[:3], predictions.shape[-1]), np.float32)
+        for tile, prediction in zip(group, predictions, strict=False):
+            used_y, used_x = _support(tile.weight_y), _support(tile.weight_x)
+            weight = tile.weight[used_y, used_x]
+            total[:, tile.y, tile.x][:, used_y, used_x] += prediction[:, used_y, used_x] * weight[..., None]
+            weights[tile.y, tile.x][used_y, used_x] += weight
     total /= weights[..., None]
     return total
 

@@ -1,5 +1,6 @@
 """Test-time augmentation: the mean or median of the predictions of four 90° rotations."""
 
+from collections.abc import Callable
 from typing import Literal, get_args
 
 import jax
@@ -10,10 +11,11 @@ from vsjax.errors import UserError
 from vsjax.inference.windows import Apply
 
 Tta = Literal["none", "mean", "median"]
+TurnedApply = Callable[[np.ndarray | jax.Array, np.ndarray, int], jax.Array]
 _PLANE = (-3, -2)  # Y and X of [..., Y, X, C]
 
 
-def with_rotations(apply: Apply, tta: Tta) -> Apply:
+def with_rotations(apply: TurnedApply, tta: Tta) -> Apply:
     """Wrap `apply` so that it returns the mean or median of its predictions of the image turned by 0, 90, 180, 270°.
 
     Every prediction is turned back before they are combined. The field of view need not be square, but Y and X must
@@ -21,16 +23,16 @@ def with_rotations(apply: Apply, tta: Tta) -> Apply:
     is the mean of the middle two (as NumPy's; PyTorch's `median` takes the lower of them).
 
     Args:
-        apply: the network, [B, Z, Y, X, C] -> [B, Z', Y, X, C'].
-        tta: "none" returns `apply` itself.
+        apply: windows [B, Z, Y, X, C], their origins [B, 3] and the number of turns -> [B, Z', Y, X, C'].
+        tta: "none" predicts without turns.
     """
     if tta not in get_args(Tta):
         raise UserError(f"tta is {tta!r}; it must be one of {', '.join(get_args(Tta))}")
     if tta == "none":
-        return apply
+        return lambda windows, origins: apply(windows, origins, 0)
 
-    def rotated(windows: np.ndarray | jax.Array) -> jax.Array:
-        predictions = (jnp.rot90(apply(jnp.rot90(windows, k, _PLANE)), -k, _PLANE) for k in range(4))
+    def rotated(windows: np.ndarray | jax.Array, origins: np.ndarray) -> jax.Array:
+        predictions = (jnp.rot90(apply(jnp.rot90(windows, k, _PLANE), origins, k), -k, _PLANE) for k in range(4))
         if tta == "mean":  # summed one by one, so that only two predictions are held
             return sum(predictions) / 4
         return jnp.median(jnp.stack(list(predictions)), axis=0)

@@ -5,7 +5,7 @@ a constant gives exactly this constant, whatever the step.
 """
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 
@@ -15,8 +15,8 @@ import numpy as np
 
 from vsjax.errors import UserError
 
-# [B, in_depth, Y, X, C] -> [B, out_depth, Y, X, C']
-Apply = Callable[[np.ndarray | jax.Array], jax.Array]
+# (windows [B, in_depth, Y, X, C], their origins [B, 3]: z, y, x of the stack) -> [B, out_depth, Y, X, C']
+Apply = Callable[[np.ndarray | jax.Array, np.ndarray], jax.Array]
 # (windows [B, in_depth, Y, X, C], first output slice of each) -> windows of the same shape
 Prepare = Callable[[np.ndarray, tuple[int, ...]], np.ndarray]
 
@@ -78,51 +78,64 @@ def plan_windows(depth: int, in_depth: int, out_depth: int, step: int = 1) -> Wi
     return WindowPlan(depth, in_depth, out_depth, min(step, out_depth))
 
 
+def windows_per_call(plan: WindowPlan, tiles: int, batch_size: int) -> tuple[int, int]:
+    """How many tiles and how many z windows of each go into one call of the network, at most `batch_size` windows: z
+    windows of one tile first, several tiles where a tile has few."""
+    windows = min(len(plan.starts), batch_size)
+    return max(1, min(tiles, batch_size // windows)), windows
+
+
 def predict_windows(
     apply: Apply,
-    volume: np.ndarray,
+    volumes: np.ndarray,
+    corners: Sequence[tuple[int, int]],
     plan: WindowPlan,
-    batch_size: int = 1,
+    windows: int = 1,
     prepare: Prepare | None = None,
     on_batch: Callable[[int], None] | None = None,
 ) -> np.ndarray:
-    """Slide `apply` along z and average its overlapping predictions.
+    """Slide `apply` along z over tiles of one size, all at the same time, and average its overlapping predictions.
 
     Only slices that are final leave the device, while the next batch is already computed; so neither the device's
-    memory nor the traffic to the host grows with the overlap. Batches always have `batch_size` windows (the last one
-    is filled up by repeating a window that then counts nothing), so `apply` is compiled for one shape only.
+    memory nor the traffic to the host grows with the overlap. Batches always have `windows` windows of each tile (the
+    last one is filled up by repeating a window that then counts nothing), so `apply` is compiled for one shape only.
 
     Args:
-        apply: the network, [B, in_depth, Y, X, C] -> [B, out_depth, Y, X, C'].
-        volume: [Z, Y, X, C], Z = `plan.depth`.
+        apply: the network, and where in the stack its windows lie.
+        volumes: [tiles, Z, Y, X, C], Z = `plan.depth`.
+        corners: (y, x) of each tile's first pixel in the stack.
         plan: from `plan_windows`.
-        batch_size: windows per call of `apply`.
+        windows: of each tile per call of `apply`.
         prepare: changes the windows before they go to the device (normalisation per window).
         on_batch: called with the number of windows that were just handed over.
 
     Returns:
-        [Z, Y, X, C'] float32.
+        [tiles, Z, Y, X, C'] float32.
     """
-    padded = np.pad(volume, (plan.padding, (0, 0), (0, 0), (0, 0)), mode="edge")
-    batches = [plan.starts[i : i + batch_size] for i in range(0, len(plan.starts), batch_size)]
-    slab_depth = plan.out_depth + (batch_size - 1) * plan.step  # what the windows of one batch can reach
+    tiles = len(volumes)
+    padded = np.pad(volumes, ((0, 0), plan.padding, (0, 0), (0, 0), (0, 0)), mode="edge")
+    batches = [plan.starts[i : i + windows] for i in range(0, len(plan.starts), windows)]
+    slab_depth = plan.out_depth + (windows - 1) * plan.step  # what the windows of one batch can reach
     output, slab = None, None
     pending: deque[tuple[int, jax.Array]] = deque()
 
     def collect() -> None:
         first, sums = pending.popleft()
-        counts = plan.counts[first : first + len(sums), None, None, None]
-        np.divide(sums, counts, out=output[first : first + len(sums)])  # here, not on a GPU: its n / n may not be 1
+        last = first + sums.shape[1]
+        counts = plan.counts[first:last, None, None, None]
+        np.divide(sums, counts, out=output[:, first:last])  # here, not on a GPU: its n / n may not be 1
 
     for index, starts in enumerate(batches):
-        repeated = starts + starts[-1:] * (batch_size - len(starts))
-        windows = np.stack([padded[start : start + plan.in_depth] for start in repeated])
-        predictions = apply(windows if prepare is None else prepare(windows, repeated))
+        repeated = starts + starts[-1:] * (windows - len(starts))
+        stacked = np.stack([tile[start : start + plan.in_depth] for tile in padded for start in repeated])
+        origins = np.array([(start - plan.padding[0], *corner) for corner in corners for start in repeated])
+        predictions = apply(stacked if prepare is None else prepare(stacked, repeated * tiles), origins)
+        predictions = predictions.reshape(tiles, windows, *predictions.shape[1:])
         if output is None:
-            shape = predictions.shape[2:]
-            output = np.empty((plan.depth, *shape), np.float32)
-            slab = jnp.zeros((slab_depth, *shape), jnp.float32)
-        slab = _add_windows(slab, predictions, np.array(repeated) - starts[0], np.arange(batch_size) < len(starts))
+            shape = predictions.shape[3:]
+            output = np.empty((tiles, plan.depth, *shape), np.float32)
+            slab = jnp.zeros((tiles, slab_depth, *shape), jnp.float32)
+        slab = _add_windows(slab, predictions, np.array(repeated) - starts[0], np.arange(windows) < len(starts))
         end = batches[index + 1][0] if index + 1 < len(batches) else plan.depth
         sums, slab = _take_final(slab, end - starts[0])
         sums.copy_to_host_async()
@@ -130,7 +143,7 @@ def predict_windows(
         if len(pending) > 1:
             collect()
         if on_batch is not None:
-            on_batch(len(starts))
+            on_batch(tiles * len(starts))
     while pending:
         collect()
     return output
@@ -138,17 +151,17 @@ def predict_windows(
 
 @partial(jax.jit, donate_argnums=0)
 def _add_windows(slab: jax.Array, predictions: jax.Array, offsets: jax.Array, real: jax.Array) -> jax.Array:
-    """Add each real window of [B, D, Y, X, C] to the slab at its offset, one after the other: the order of a
-    scatter-add is not defined on GPUs, and the sums would then differ from run to run."""
-    depth = predictions.shape[1]
-    for i in range(predictions.shape[0]):
-        there = jax.lax.dynamic_slice_in_dim(slab, offsets[i], depth)
-        there = jnp.where(real[i], there + predictions[i].astype(jnp.float32), there)
-        slab = jax.lax.dynamic_update_slice_in_dim(slab, there, offsets[i], axis=0)
+    """Add each real window of [tiles, windows, D, Y, X, C] to the slab at its offset, one after the other: the order of
+    a scatter-add is not defined on GPUs, and the sums would then differ from run to run."""
+    depth = predictions.shape[2]
+    for i in range(predictions.shape[1]):
+        there = jax.lax.dynamic_slice_in_dim(slab, offsets[i], depth, axis=1)
+        there = jnp.where(real[i], there + predictions[:, i].astype(jnp.float32), there)
+        slab = jax.lax.dynamic_update_slice_in_dim(slab, there, offsets[i], axis=1)
     return slab
 
 
 @partial(jax.jit, static_argnums=1)
 def _take_final(slab: jax.Array, done: int) -> tuple[jax.Array, jax.Array]:
     """Split the slab into its first `done` slices, which no later window reaches, and the rest, moved to the front."""
-    return slab[:done], jnp.concatenate([slab[done:], jnp.zeros_like(slab[:done])])
+    return slab[:, :done], jnp.concatenate([slab[:, done:], jnp.zeros_like(slab[:, :done])], axis=1)

@@ -1,7 +1,7 @@
 """Normalisation of intensities: (x - location) / scale, channel by channel, and back.
 
-Location and scale come from the statistics that `vsjax.preprocess` writes (level "dataset", "fov" or "timepoint"), or
-from the patch itself on the device (level "patch"). Which pair serves which model: Liu et al. 2025; VSCyto3D uses the
+Location and scale come from the statistics that `vsjax.preprocess` writes (scope "dataset", "fov" or "timepoint"), or
+from the patch itself on the device (scope "patch"). Which pair serves which model: Liu et al. 2025; VSCyto3D uses the
 dataset's median and interquartile range, VSCyto2D mean and standard deviation of each FOV for phase.
 """
 
@@ -15,26 +15,26 @@ from jax import Array
 
 from vsjax.errors import UserError
 
-LEVELS = ("dataset", "fov", "timepoint", "patch", "none")
+SCOPES = ("dataset", "fov", "timepoint", "patch", "none")
 STATISTICS = {"mean_std": ("mean", "std"), "median_iqr": ("median", "iqr")}
 LEAST_SPREAD = 1e-6  # of the magnitude of the values: a smaller spread is float32 rounding, not signal
 
 
 @dataclass(frozen=True)
 class Normalization:
-    """What is subtracted and divided by: `level` says over which pixels, `statistic` which pair.
+    """What is subtracted and divided by: `scope` says over which pixels, `statistic` which pair.
 
-    level: "dataset", "fov", "timepoint", "patch" or "none" (values stay as they are); statistic: "mean_std" or
+    scope: "dataset", "fov", "timepoint", "patch" or "none" (values stay as they are); statistic: "mean_std" or
     "median_iqr". Raises `UserError` for anything else.
     """
 
-    level: str = "fov"
+    scope: str = "fov"
     statistic: str = "median_iqr"
 
     def __post_init__(self) -> None:
         """Check both fields. Raises `UserError`."""
-        if self.level not in LEVELS:
-            raise UserError(f"normalization.level: {self.level!r} is not one of {', '.join(LEVELS)}")
+        if self.scope not in SCOPES:
+            raise UserError(f"normalization.scope: {self.scope!r} is not one of {', '.join(SCOPES)}")
         if self.statistic not in STATISTICS:
             raise UserError(f"normalization.statistic: {self.statistic!r} is not one of {', '.join(STATISTICS)}")
 

@@ -31,6 +31,7 @@ class Position:
         self._attributes: dict[str, Any] | None = None
         self._reading: ts.Future | None = None
         self._arrays: dict[int, ts.TensorStore] = {}
+        self._labels: dict[str, Position] = {}
 
     def __repr__(self) -> str:
         return f"Position({self.name!r} of {self.plate_url!r})"
@@ -145,6 +146,29 @@ class Position:
             )
         raise UserError(f"{self.where}: channel {channel!r} does not exist; there are {list(names)}")
 
+    def find_attribute(self, key: str) -> Any:
+        """The value of `key` in the attributes of the image, its well or the plate, the first that has it; a dot leads
+        into a section (`perturbation.drug`). `well`, `row` and `column` follow from the position's name otherwise.
+
+        Raises:
+            UserError: it is nowhere.
+        """
+        well = self.name.rpartition("/")[0]
+        for path in dict.fromkeys((self._group.path, well, "")):
+            found: Any = Group(self._group.store, path, self._group.zarr_format).read()
+            for part in key.split("."):
+                found = found.get(part) if isinstance(found, dict) else None
+            if found is not None:
+                return found
+        row, _, column = well.partition("/")
+        from_name = {"well": well, "row": row, "column": column}
+        if well and key in from_name:
+            return from_name[key]
+        raise UserError(
+            f"{self.where}: {key!r} is no attribute of the image, its well or the plate; write it there, or name "
+            "another one (well, row and column are always known)"
+        )
+
     def label_names(self) -> tuple[str, ...]:
         """The names of the label images, none if there are none."""
         group = self._group.child("labels")
@@ -156,8 +180,10 @@ class Position:
 
     def label(self, name: str, level: int = 0) -> ts.TensorStore:
         """A label image as [T, 1, Z, Y, X]; UserError that lists those that exist."""
-        names = self.label_names()
-        if name not in names:
-            raise UserError(f"{self.url}/labels: label {name!r} does not exist; there are {list(names)}")
-        image = Position(self._group.child("labels").child(name), f"{self.name}/labels/{name}", self.plate_url)
-        return image.array(level)
+        if name not in self._labels:
+            names = self.label_names()
+            if name not in names:
+                raise UserError(f"{self.url}/labels: label {name!r} does not exist; there are {list(names)}")
+            group = self._group.child("labels").child(name)
+            self._labels[name] = Position(group, f"{self.name}/labels/{name}", self.plate_url)
+        return self._labels[name].array(level)

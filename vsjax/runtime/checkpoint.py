@@ -1,13 +1,12 @@
 """Orbax checkpoints that describe themselves.
 
-    runs/a/checkpoints/last/STEP/   parameters, moving average, optimiser, description: what a restart needs
-    runs/a/checkpoints/best/STEP/   the same at the best validation so far, without the optimiser
+    runs/a/checkpoints/last/STEP/   parameters, moving average, optimiser, auxiliary, description: what a restart needs
+    runs/a/checkpoints/best/STEP/   the same at the best validation so far, without optimiser and auxiliary
 
 Orbax writes a step under a temporary name and renames it when it is whole, so a killed run leaves no half checkpoint
 that could be mistaken for one. The data iterator is a function of the step (`{"next_index": step}`), which is why it
 is stored as the step alone and restores onto any number of processes."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,9 +17,10 @@ from jax.sharding import SingleDeviceSharding
 
 from vsjax.disk import writing
 from vsjax.errors import UserError
-from vsjax.version import __version__
+from vsjax.runtime.description import Description, read_description
 
 KINDS = ("best", "last")
+_TREES = ("variables", "average", "optimizer", "auxiliary")
 
 
 @dataclass(frozen=True)
@@ -28,15 +28,13 @@ class Checkpoint:
     """What prediction needs.
 
     Attributes:
-        config: the experiment's configuration; `config["model"]` builds the module.
+        description: what it says of itself.
         variables: `{"params": ..., "batch_stats": ...}`: the moving average where the run kept one.
-        description: version, step, channels, pixel size in µm (z, y, x), normalisation and dataset statistics.
         path: the step's folder.
     """
 
-    config: dict[str, Any]
+    description: Description
     variables: dict[str, Any]
-    description: dict[str, Any]
     path: str
 
 
@@ -55,36 +53,38 @@ class CheckpointStore:
         """The step of the newest whole checkpoint, None where there is none."""
         return self._managers["last"].latest_step()
 
-    def save_last(self, step: int, state: Any, description: dict[str, Any]) -> None:
-        """Save everything a restart needs; `state` has `variables`, `average` and `optimizer`."""
-        self._save(
-            "last", step, description, variables=state.variables, average=state.average, optimizer=state.optimizer
-        )
+    def save_last(self, state: Any, description: Description) -> None:
+        """Save everything a restart needs; `state` has `variables`, `average`, `optimizer` and `auxiliary`."""
+        self._save("last", description, {name: getattr(state, name) for name in _TREES})
 
-    def save_best(self, step: int, state: Any, description: dict[str, Any]) -> None:
+    def save_best(self, state: Any, description: Description) -> None:
         """Save what prediction needs as the best so far."""
-        self._save("best", step, description, variables=state.variables, average=state.average)
+        self._save("best", description, {"variables": state.variables, "average": state.average})
 
-    def _save(self, kind: str, step: int, description: dict[str, Any], **trees: Any) -> None:
+    def _save(self, kind: str, description: Description, trees: dict[str, Any]) -> None:
+        step = description.step
         manager = self._managers[kind]
         if step in manager.all_steps():  # a resumed run reaches a step that it had saved before it was killed
             return
         self.wait()  # several processes can save one thing at a time: Orbax names its barriers after nothing
         items = {name: ocp.args.StandardSave(tree) for name, tree in trees.items() if jax.tree.leaves(tree)}
-        record = {"vsjax_version": __version__, "step": step, **description}
+        items["description"] = ocp.args.JsonSave(description.to_json())
         with writing(manager.directory):
-            manager.save(step, args=ocp.args.Composite(description=ocp.args.JsonSave(record), **items), force=True)
+            manager.save(step, args=ocp.args.Composite(**items), force=True)
 
-    def restore_last(self, step: int, state: Any) -> tuple[Any, dict[str, Any]]:
-        """The state and the description at `step`; `state` holds `jax.ShapeDtypeStruct`s with shardings.
+    def describe_last(self, step: int) -> Description:
+        """The description at `step`; UserError where it cannot be read."""
+        return describe_checkpoint(Path(self._managers["last"].directory) / str(step))
+
+    def restore_last(self, step: int, state: Any) -> Any:
+        """The state at `step`; `state` holds `jax.ShapeDtypeStruct`s with shardings.
 
         Raises:
             UserError: the checkpoint is of another model or optimiser.
         """
         manager = self._managers["last"]
-        parts = {"variables": state.variables, "average": state.average, "optimizer": state.optimizer}
+        parts = {name: getattr(state, name) for name in _TREES}
         items = {name: ocp.args.StandardRestore(tree) for name, tree in parts.items() if jax.tree.leaves(tree)}
-        description = read_description(Path(manager.directory) / str(step))
         found = set(manager.item_metadata(step).keys()) - {"description", "metrics"}
         stored = {name: _shapes(manager.item_metadata(step)[name]) for name in found & set(items)}
         expected = {name: _shapes(parts[name]) for name in items}
@@ -94,7 +94,7 @@ class CheckpointStore:
                 f"({differences}); use another --workdir, or the configuration in its description"
             )
         restored = manager.restore(step, args=ocp.args.Composite(**items))
-        return state.replace(**{name: restored[name] for name in items}), description
+        return state.replace(**{name: restored[name] for name in items})
 
     def wait(self) -> None:
         """Block until everything saved is on disk. WriteError where the disk does not take it."""
@@ -109,8 +109,8 @@ class CheckpointStore:
             manager.close()
 
 
-def can_go_on(workdir: str | Path) -> bool:
-    """Whether the run in `workdir` has a whole checkpoint to go on from."""
+def can_resume(workdir: str | Path) -> bool:
+    """Whether the run in `workdir` has a whole checkpoint to resume from."""
     return bool(_steps(Path(workdir).absolute() / "checkpoints" / "last"))
 
 
@@ -136,38 +136,25 @@ def load_checkpoint(path: str | Path, which: str | None = None) -> Checkpoint:
     )
 
 
-def save_variables(path: str | Path, config: dict[str, Any], variables: Any, description: dict[str, Any]) -> None:
+def save_variables(path: str | Path, variables: Any, description: Description) -> None:
     """Write a checkpoint that did not come from a run, such as converted weights."""
     manager = _manager(Path(path).absolute() / "checkpoints" / "best")
-    record = {"vsjax_version": __version__, "step": 0, **description, "config": config}
-    items = {"variables": ocp.args.StandardSave(variables), "description": ocp.args.JsonSave(record)}
-    manager.save(0, args=ocp.args.Composite(**items), force=True)
+    items = {"variables": ocp.args.StandardSave(variables), "description": ocp.args.JsonSave(description.to_json())}
+    manager.save(description.step, args=ocp.args.Composite(**items), force=True)
     manager.close()
 
 
-def read_description(folder: Path) -> dict[str, Any]:
-    """The description of the checkpoint in `folder` (one step's).
-
-    Raises:
-        UserError: the folder is not a whole checkpoint of vsjax.
-    """
-    path = folder / "description" / "metadata"
-    try:
-        description = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise UserError(_half_written(folder, "description", error)) from error
-    if not isinstance(description, dict) or "config" not in description or "model" not in description["config"]:
-        raise UserError(f"{path}: field 'config.model' is missing, so this is not a checkpoint of vsjax")
-    return description
-
-
 def _load_step(folder: Path) -> Checkpoint:
-    description = read_description(folder)
-    config = description.pop("config")
+    description = describe_checkpoint(folder)
     variables = _read_item(folder, "variables")
     if (folder / "average").is_dir():
         variables = {**variables, "params": _read_item(folder, "average")}
-    return Checkpoint(config, variables, description, str(folder))
+    return Checkpoint(description, variables, str(folder))
+
+
+def describe_checkpoint(folder: Path) -> Description:
+    """The description of the checkpoint in `folder` (one step's); UserError where it is not a whole one."""
+    return read_description(folder / "description" / "metadata")  # where Orbax puts a JSON item
 
 
 def _read_item(folder: Path, item: str) -> Any:
@@ -194,7 +181,7 @@ def _half_written(folder: Path, item: str, error: Exception) -> str:
 
 
 def _manager(folder: Path) -> ocp.CheckpointManager:
-    handlers = {name: ocp.StandardCheckpointHandler() for name in ("variables", "average", "optimizer")}
+    handlers = {name: ocp.StandardCheckpointHandler() for name in _TREES}
     with writing(folder):
         return ocp.CheckpointManager(
             folder,

@@ -1,15 +1,17 @@
 """What every task with one network and one optimiser shares: its state, and the step down the gradient of a loss."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
 from jax.sharding import NamedSharding, PartitionSpec
 
+from vsjax.models.network import Network
+from vsjax.tasks.context import Context
+from vsjax.tasks.family import ForwardPass
 from vsjax.tasks.inputs import Inputs
 from vsjax.tasks.parts import is_in
 from vsjax.tasks.state import TrainState
@@ -21,25 +23,35 @@ class DescentTask:
     """A network that learns by gradient descent.
 
     Attributes:
-        model: the network, `[B, Z, Y, X, C] -> [B, Z', Y, X, C']`.
-        inputs: how a batch becomes the network's input and target.
+        model: the network, which predicts by one forward pass.
+        inputs: how a batch becomes its input and target.
         optimizer: the update rule.
         average_decay: decay of the moving average of the parameters; 0 keeps none.
-        frozen: parts of the network whose parameters stay as they are (`parts.py`). Running statistics of batch norms
-            go on, as in VisCy.
+        frozen: top-level modules of the network whose parameters stay as they are (`parts.py`). Running statistics of
+            batch norms go on, as in VisCy.
         accumulate: parts in which the gradient of a batch is computed, one after the other, to save memory.
     """
 
-    model: nn.Module
+    model: Network
     inputs: Inputs
     optimizer: optax.GradientTransformation
     average_decay: float = 0.0
     frozen: tuple[str, ...] = ()
     accumulate: int = 1
 
+    @property
+    def family(self) -> ForwardPass:
+        """One application of the network."""
+        return ForwardPass(self.model)
+
+    @property
+    def networks(self) -> Mapping[str, Network]:
+        """The one."""
+        return {"model": self.model}
+
     def init(self, key: jax.Array, batch: Batch) -> TrainState:
         """The state before the first step; only the batch's shapes matter."""
-        source, _ = self.inputs.training(key, batch)
+        source = self.inputs.training(key, batch)["source"]
         variables = self.model.init(key, source[:1], train=False)
         params = variables["params"]
         average = params if self.average_decay else {}
@@ -93,8 +105,15 @@ class DescentTask:
         if self.average_decay:
             rate = jnp.minimum(self.average_decay, (1.0 + state.step) / (10.0 + state.step))
             average = jax.tree.map(lambda old, new: rate * old + (1.0 - rate) * new, average, params)
-        state = TrainState(state.step + 1, {"params": params, **others}, average, optimizer)
+        state = state.replace(
+            step=state.step + 1, variables={"params": params, **others}, average=average, optimizer=optimizer
+        )
         return state, {"loss": value, "gradient_norm": optax.tree.norm(gradient)}
+
+    def predict(self, state: TrainState, source: jax.Array, key: jax.Array) -> jax.Array:
+        """What inference would give for normalised sources `[B, Z, Y, X, C]`: `[B, Z', Y, X, C']`."""
+        context = Context(key=key, origin=jnp.zeros((source.shape[0], 3), jnp.int32), sampler=self.family.sampler)
+        return self.family.predict(state.for_prediction(), source, context)
 
     def _parts(self, batch: Any) -> Any:
         """`[B, ...]` to `[accumulate, B / accumulate, ...]`. Part i takes every `accumulate`-th sample, so that each
@@ -114,10 +133,6 @@ class DescentTask:
             return params
         stays = is_in(self.frozen, params)
         return jax.tree.map(lambda p, fixed: jax.lax.stop_gradient(p) if fixed else p, params, stays)
-
-    def predict(self, variables: Any, source: jax.Array) -> jax.Array:
-        """Normalised source `[B, Z, Y, X, C]` to normalised prediction `[B, Z', Y, X, C']`."""
-        return self.model.apply(variables, source, train=False)
 
 
 def _mean_of_parts(

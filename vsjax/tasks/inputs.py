@@ -1,60 +1,76 @@
-"""From a batch as it was read to what a model sees: normalised, augmented, cropped. Runs on the device."""
+"""From a batch as it was read to what a task sees: normalised, augmented, cropped. Runs on the device."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 import jax
+import jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec
 
 from vsjax.data.augmentation import AugmentConfig, augment, center_crop
-from vsjax.intensity.normalization import Normalization, normalize, patch_location_scale
+from vsjax.data.roles import ChannelRole, Role
+from vsjax.intensity.normalization import normalize, patch_location_scale
 
 Batch = Mapping[str, jax.Array]
 
 
 @dataclass(frozen=True)
 class Inputs:
-    """How batches become model inputs.
+    """How batches become inputs, by role.
 
     Attributes:
-        source, target: normalisation of each.
+        roles: what a batch holds.
         augment: the random transforms of training.
-        patch: voxels (z, y, x) of a model input.
-        out_depth: slices of the target that are kept, the middle ones.
-        sharding: how source and target are spread over the devices once they are augmented; None leaves it open.
+        patch: voxels (z, y, x) of the source, which the network sees.
+        out_depth: slices of every other image that are kept, the middle ones.
+        sharding: how images are spread over the devices once they are augmented; None leaves it open.
     """
 
-    source: Normalization
-    target: Normalization
+    roles: Mapping[str, Role]
     augment: AugmentConfig
     patch: tuple[int, int, int]
     out_depth: int
     sharding: NamedSharding | None = None
 
-    def training(self, key: jax.Array, batch: Batch) -> tuple[jax.Array, jax.Array]:
-        """Source `[B, Z, Y, X, C]` and target `[B, out_depth, Y, X, C']`, augmented with `key`."""
-        source, target = self._normalized(batch)
-        return self._spread(*augment(key, source, target, self.augment, self.patch, self.out_depth))
+    def training(self, key: jax.Array, batch: Batch) -> dict[str, jax.Array]:
+        """Every role, images `[B, Z, Y, X, C]` normalised and augmented with `key`; Z is `out_depth` but for the
+        source."""
+        images = self._normalized(batch)
+        nearest = [name for name in images if self.roles[name].nearest]
+        images = augment(key, images, self.augment, self.patch, self._depths(images), nearest)
+        return self._others(batch) | self._spread(images)
 
-    def evaluation(self, batch: Batch) -> tuple[jax.Array, jax.Array]:
-        """Source and target as in training, without augmentation."""
-        source, target = self._normalized(batch)
-        return self._spread(source, center_crop(target, (self.out_depth, *target.shape[2:4])))
+    def evaluation(self, batch: Batch) -> dict[str, jax.Array]:
+        """Every role as in training, without augmentation."""
+        images = self._normalized(batch)
+        depths = self._depths(images)
+        cropped = {name: center_crop(image, (depths[name], *image.shape[2:4])) for name, image in images.items()}
+        return self._others(batch) | self._spread(cropped)
 
-    def _spread(self, *images: jax.Array) -> tuple[jax.Array, ...]:
+    def _depths(self, images: Mapping[str, jax.Array]) -> dict[str, int]:
+        return {name: self.patch[0] if name == "source" else self.out_depth for name in images}
+
+    def _others(self, batch: Batch) -> dict[str, jax.Array]:
+        return {name: batch[name] for name, role in self.roles.items() if not role.spatial}
+
+    def _spread(self, images: dict[str, jax.Array]) -> dict[str, jax.Array]:
         """First whole images, then their parts: otherwise XLA spreads the augmentation too, which turns and shifts
         images and would send most of them from device to device."""
         if self.sharding is None:
             return images
         whole = NamedSharding(self.sharding.mesh, PartitionSpec(self.sharding.spec[0]))
-        images = tuple(jax.lax.with_sharding_constraint(image, whole) for image in images)
-        return tuple(jax.lax.with_sharding_constraint(image, self.sharding) for image in images)
+        images = jax.lax.with_sharding_constraint(images, whole)
+        return jax.lax.with_sharding_constraint(images, self.sharding)
 
-    def _normalized(self, batch: Batch) -> tuple[jax.Array, jax.Array]:
-        pair = []
-        for role, normalization in (("source", self.source), ("target", self.target)):
-            location, scale = batch[f"{role}_location"], batch[f"{role}_scale"]
-            if normalization.level == "patch":
-                location, scale = patch_location_scale(batch[role], normalization.statistic)
-            pair.append(normalize(batch[role], location, scale))
-        return pair[0], pair[1]
+    def _normalized(self, batch: Batch) -> dict[str, jax.Array]:
+        """The images; labels stay whole numbers."""
+        images = {}
+        for name, role in self.roles.items():
+            if isinstance(role, ChannelRole):
+                location, scale = batch[f"{name}_location"], batch[f"{name}_scale"]
+                if role.normalization.scope == "patch":
+                    location, scale = patch_location_scale(batch[name], role.normalization.statistic)
+                images[name] = normalize(batch[name], location, scale)
+            elif role.spatial:
+                images[name] = jnp.asarray(batch[name])
+        return images

@@ -3,19 +3,31 @@
 FCMAE recipe of Liu et al. 2025 ("Pre-training") after ConvNeXt V2 (arXiv:2301.00808).
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import NamedSharding
+from ml_collections import ConfigDict
 
+from vsjax.errors import UserError
 from vsjax.losses import masked_mse
 from vsjax.models.fcmae import enlarge_mask, random_mask
+from vsjax.tasks.assembly import descent_parts
 from vsjax.tasks.descent import DescentTask
+from vsjax.tasks.family import Family
+from vsjax.tasks.settings import settings_of
 from vsjax.tasks.state import TrainState
-from vsjax.tasks.task import Batch
+from vsjax.tasks.task import Batch, MetricSpec
 
-_EVALUATION_SEED = 0  # validation hides the same cells at every step, so that its losses can be compared
+
+@dataclass(frozen=True)
+class MaskedPretrainingSettings:
+    """`config.task` of a masked pre-training: the share of the cells that are hidden (paper, "Pre-training")."""
+
+    mask_ratio: float = 0.5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,30 +38,65 @@ class MaskedPretrainingTask(DescentTask):
         mask_ratio: share of the cells that are hidden.
     """
 
-    metrics: ClassVar[tuple[str, ...]] = ("loss",)
+    Settings = MaskedPretrainingSettings
     mask_ratio: float = 0.5
+
+    @staticmethod
+    def predicted(config: ConfigDict) -> tuple[str, ...]:
+        """The source's channels."""
+        return tuple(config.roles.source.channels)
+
+    @classmethod
+    def make(cls, config: ConfigDict, images: NamedSharding | None) -> "MaskedPretrainingTask":
+        """From a whole config; UserError where its fields do not fit together."""
+        ratio = settings_of(MaskedPretrainingSettings, "config.task", config.task).mask_ratio
+        if not 0 < ratio < 1:
+            raise UserError(f"config.task.mask_ratio={ratio} must lie between 0 and 1")
+        if "target" in config.roles:
+            raise UserError("config.roles.target: masked pre-training has no target; take it out of config.roles")
+        parts = descent_parts(config, images)
+        if parts["model"].mask_stride is None:
+            raise UserError(
+                f'config.model.name={config.model.name!r} cannot be masked; config.task.name="masked_pretraining" '
+                'needs "fcmae"'
+            )
+        return cls(**parts, mask_ratio=ratio)
+
+    @staticmethod
+    def family_of(config: Mapping[str, Any]) -> Family:
+        """It has none."""
+        raise UserError(
+            "a masked pre-training predicts no stain; train one from it, with --config.init.checkpoint and "
+            "--config.init.load=encoder"
+        )
+
+    @property
+    def metrics(self) -> Mapping[str, MetricSpec]:
+        """The loss alone."""
+        return {"loss": MetricSpec()}
 
     def step(self, state: TrainState, batch: Batch, key: jax.Array) -> tuple[TrainState, dict[str, jax.Array]]:
         """One update; which cells are hidden follows from `key`. Metrics: `loss` and the gradient's norm."""
         augment_key, dropout_key, mask_key = jax.random.split(key, 3)
-        source, _ = self.inputs.training(augment_key, batch)
+        source = self.inputs.training(augment_key, batch)["source"]
         mask, hidden = self._mask(mask_key, source)
         return self.descend(state, source, (source, hidden), dropout_key, _mean_loss, mask=mask)
 
-    def evaluate(self, state: TrainState, batch: Batch) -> dict[str, jax.Array]:
+    def evaluate(self, state: TrainState, batch: Batch, key: jax.Array) -> dict[str, jax.Array]:
         """Per sample: `loss` `[B]`."""
-        source, hidden, restored = self._restore(state, batch)
+        source, hidden, restored = self._restore(state, batch, key)
         return {"loss": masked_mse(restored, source, hidden)}
 
-    def sample(self, state: TrainState, batch: Batch) -> tuple[jax.Array, jax.Array, jax.Array]:
-        """Input, input with the hidden cells black, and the reconstruction."""
-        source, hidden, restored = self._restore(state, batch)
+    def sample(self, state: TrainState, batch: Batch, key: jax.Array) -> dict[str, jax.Array]:
+        """Source, source with the hidden cells black, and the restored source."""
+        source, hidden, restored = self._restore(state, batch, key)
         black = jnp.min(source, axis=(1, 2, 3), keepdims=True)
-        return source, jnp.where(hidden[:, None, :, :, None], black, source), restored
+        masked = jnp.where(hidden[:, None, :, :, None], black, source)
+        return {"source": source, "masked": masked, "restored": restored}
 
-    def _restore(self, state: TrainState, batch: Batch) -> tuple[jax.Array, jax.Array, jax.Array]:
-        source, _ = self.inputs.evaluation(batch)
-        mask, hidden = self._mask(jax.random.key(_EVALUATION_SEED), source)
+    def _restore(self, state: TrainState, batch: Batch, key: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+        source = self.inputs.evaluation(batch)["source"]
+        mask, hidden = self._mask(key, source)
         return source, hidden, self.model.apply(state.for_prediction(), source, train=False, mask=mask)
 
     def _mask(self, key: jax.Array, source: jax.Array) -> tuple[jax.Array, jax.Array]:

@@ -1,26 +1,33 @@
-"""Names of tasks in a config, and how a task is made from the config."""
+"""The families by name; how a config is completed, and made into a task or into what predicts."""
 
-from collections.abc import Callable
+from collections.abc import Mapping
 from typing import Any
 
 from jax.sharding import NamedSharding
 from ml_collections import ConfigDict
 
-from vsjax.data.augmentation import AugmentConfig
 from vsjax.errors import UserError
-from vsjax.intensity.normalization import Normalization
-from vsjax.losses import check_scales
-from vsjax.models.registry import build_model, model_settings
-from vsjax.tasks.inputs import Inputs
+from vsjax.models.registry import model_settings
+from vsjax.tasks.family import Chain, Family
 from vsjax.tasks.masked_pretraining import MaskedPretrainingTask
-from vsjax.tasks.optimizer import make_optimizer
-from vsjax.tasks.parts import CHOICES, check_choice
 from vsjax.tasks.regression import RegressionTask
-from vsjax.tasks.task import Task
+from vsjax.tasks.task import MetricSpec, Task, TaskKind
+
+TASKS: dict[str, TaskKind] = {
+    "regression": RegressionTask,
+    "masked_pretraining": MaskedPretrainingTask,
+}
+
+
+def find_task(name: str) -> TaskKind:
+    """The kind of task that `config.task.name` names; UserError where there is none."""
+    if name not in TASKS:
+        raise UserError(f"config.task.name={name!r} does not exist; choose one of {', '.join(TASKS)}")
+    return TASKS[name]
 
 
 def make_task(config: ConfigDict, images: NamedSharding | None = None) -> Task:
-    """The task that `config.task` names.
+    """The task of a config that `resolve` has completed.
 
     Args:
         config: the experiment's.
@@ -29,102 +36,60 @@ def make_task(config: ConfigDict, images: NamedSharding | None = None) -> Task:
     Raises:
         UserError: the task, a model setting or an augmentation does not exist, or sizes do not fit together.
     """
-    if config.task not in TASKS:
-        raise UserError(f"config.task={config.task!r} does not exist; choose one of {', '.join(TASKS)}")
-    task = TASKS[config.task](config, images)
-    if config.train.best.split("/")[0] not in task.metrics:
-        raise UserError(
-            f"config.train.best={config.train.best!r} is not a metric of {config.task}; "
-            f"choose one of {', '.join(task.metrics)}"
-        )
+    task = find_task(config.task.name).make(config, images)
+    find_metric(task.metrics, config.train.best, config.task.name)
     return task
 
 
-def complete_model(config: ConfigDict) -> dict[str, Any]:
-    """`config.model` with what the data decides filled in: channels and depths.
+def make_family(config: Mapping[str, Any]) -> Family:
+    """What predicts with the weights of a checkpoint with this config. Where the config holds another under `first`,
+    that is the stage before: its prediction is seen too (`family.Chain`).
+
+    Raises:
+        UserError: the family does not exist or does not predict, or a model setting does not fit.
+    """
+    family = find_task(config["task"]["name"]).family_of(config)
+    return Chain(make_family(config["first"]), family) if "first" in config else family
+
+
+def find_metric(metrics: Mapping[str, MetricSpec], name: str, task: str) -> MetricSpec:
+    """The metric that `config.train.best` names, `pearson` or one of its columns (`pearson/nuclei`); UserError where
+    the task has none."""
+    bare, _, column = name.partition("/")
+    if bare not in metrics or (column and column not in metrics[bare].columns):
+        known = [*metrics, *(f"{metric}/{column}" for metric, spec in metrics.items() for column in spec.columns)]
+        raise UserError(f"config.train.best={name!r} is not a metric of {task}; choose one of {', '.join(known)}")
+    return metrics[bare]
+
+
+def resolve(config: ConfigDict, steps_per_epoch: int | None = None) -> ConfigDict:
+    """A copy of the config with what follows from other fields and from the data filled in: the model's channels and
+    depths and, where the length of an epoch is known, `train.steps` and `optim.warmup_steps`.
 
     Raises:
         UserError: the model's depth is not that of the patch.
     """
+    config = ConfigDict(config.copy_and_resolve_references().to_dict())
     depth = config.data.patch[0]
-    predicted = config.data.source if config.task == "masked_pretraining" else config.data.target
     decided = {
-        "in_channels": len(config.data.source),
-        "out_channels": len(predicted),
+        "in_channels": len(config.roles.source.channels),
+        "out_channels": len(find_task(config.task.name).predicted(config)),
         "in_stack_depth": depth,
         "out_stack_depth": depth,
     }
     known = model_settings(config.model.name)
-    settings = {
-        **{name: value for name, value in decided.items() if name in known},
-        **{name: value for name, value in config.model.to_dict().items() if value is not None},
-    }
-    if settings.get("in_stack_depth", depth) != depth:
+    config.model = ConfigDict(
+        {
+            **{name: value for name, value in decided.items() if name in known},
+            **{name: value for name, value in config.model.to_dict().items() if value is not None},
+        }
+    )
+    if config.model.get("in_stack_depth", depth) != depth:
         raise UserError(
-            f"config.model.in_stack_depth={settings['in_stack_depth']} differs from the {depth} slices of "
+            f"config.model.in_stack_depth={config.model.in_stack_depth} differs from the {depth} slices of "
             f"config.data.patch={tuple(config.data.patch)}; set them to the same number"
         )
-    return settings
-
-
-def _regression(config: ConfigDict, images: NamedSharding | None) -> RegressionTask:
-    if not config.data.target:
-        raise UserError('config.data.target is empty; name the stains, or set config.task="masked_pretraining"')
-    if config.loss.ms_dssim:
-        check_scales(tuple(config.data.patch)[1:], config.loss.scales)
-    return RegressionTask(**_network(config, images), loss=config.loss.to_dict())
-
-
-def _masked_pretraining(config: ConfigDict, images: NamedSharding | None) -> MaskedPretrainingTask:
-    if not 0 < config.mask_ratio < 1:
-        raise UserError(f"config.mask_ratio={config.mask_ratio} must lie between 0 and 1")
-    network = _network(config, images)
-    if not hasattr(network["model"], "mask_stride"):
-        raise UserError(
-            f'config.model.name={config.model.name!r} cannot be masked; config.task="masked_pretraining" needs "fcmae"'
-        )
-    return MaskedPretrainingTask(**network, mask_ratio=config.mask_ratio)
-
-
-def _network(config: ConfigDict, images: NamedSharding | None) -> dict[str, Any]:
-    """The network, its inputs and its optimiser, checked: what every task takes."""
-    settings = complete_model(config)
-    model = build_model(settings.pop("name"), config.dtype, **settings)
-    patch = tuple(config.data.patch)
-    for field in ("patch", "val_patch"):
-        _check_divisible(f"config.data.{field}", tuple(config.data[field]) or patch, model.divisor)
-    inputs = Inputs(
-        source=Normalization(**config.data.source_normalization),
-        target=Normalization(**config.data.target_normalization),
-        augment=AugmentConfig.from_config(config.augment),
-        patch=patch,
-        out_depth=getattr(model, "out_stack_depth", patch[0]),  # the others give as many slices as they see
-        sharding=images,
-    )
-    frozen = CHOICES[check_choice("freeze", config.init.freeze)]
-    optimizer = make_optimizer(config.optim, config.train.steps, frozen)
-    return {
-        "model": model,
-        "inputs": inputs,
-        "optimizer": optimizer,
-        "average_decay": config.optim.average_decay,
-        "frozen": frozen,
-        "accumulate": config.train.accumulate,
-    }
-
-
-def _check_divisible(field: str, patch: tuple[int, ...], divisors: tuple[int, ...]) -> None:
-    if len(patch) != len(divisors):
-        raise UserError(f"{field}={patch} must hold three numbers of voxels, (z, y, x)")
-    for size, divisor, axis in zip(patch, divisors, "ZYX", strict=True):
-        if size % divisor:
-            raise UserError(
-                f"{field}={patch}: {axis}={size} is not divisible by {divisor}, the network's total stride; "
-                f"set a multiple of {divisor}"
-            )
-
-
-TASKS: dict[str, Callable[[ConfigDict, NamedSharding | None], Task]] = {
-    "regression": _regression,
-    "masked_pretraining": _masked_pretraining,
-}
+    if config.train.epochs and steps_per_epoch:
+        config.train.steps = config.train.epochs * steps_per_epoch
+        config.optim.warmup_steps = config.optim.warmup_epochs * steps_per_epoch
+    return config

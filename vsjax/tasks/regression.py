@@ -1,17 +1,41 @@
 """Supervised virtual staining: a network is trained to give the fluorescence of the same field (UNeXt2's training)."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import ClassVar
+from dataclasses import asdict, dataclass, field
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import NamedSharding
+from ml_collections import ConfigDict
 
 from vsjax import metrics
-from vsjax.losses import mixed_loss, ms_ssim_ranges
+from vsjax.errors import UserError
+from vsjax.losses import check_scales, mixed_loss, ms_ssim_ranges
+from vsjax.models.registry import network_of
+from vsjax.tasks.assembly import descent_parts
 from vsjax.tasks.descent import DescentTask
+from vsjax.tasks.family import ForwardPass
+from vsjax.tasks.settings import settings_of
 from vsjax.tasks.state import TrainState
-from vsjax.tasks.task import Batch
+from vsjax.tasks.task import Batch, MetricSpec
+
+
+@dataclass(frozen=True)
+class LossSettings:
+    """Weights of the terms of `losses.mixed_loss`, and the scales of its MS-SSIM."""
+
+    l1: float = 0.5
+    l2: float = 0.0
+    ms_dssim: float = 0.5
+    scales: int = 5
+
+
+@dataclass(frozen=True)
+class RegressionSettings:
+    """`config.task` of a regression."""
+
+    loss: LossSettings = field(default_factory=LossSettings)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,36 +43,72 @@ class RegressionTask(DescentTask):
     """Mixed loss (L1, L2 and MS-SSIM) between the prediction and the target.
 
     Attributes:
-        loss: weights and scales of `losses.mixed_loss`.
+        loss: weights and scales.
+        channels: names of the target's channels.
     """
 
-    metrics: ClassVar[tuple[str, ...]] = ("loss", "pearson", "ssim", "mae")
-    loss: Mapping[str, float]
+    Settings = RegressionSettings
+    loss: LossSettings
+    channels: tuple[str, ...]
+
+    @staticmethod
+    def predicted(config: ConfigDict) -> tuple[str, ...]:
+        """The target's channels."""
+        if "target" not in config.roles or not config.roles.target.channels:
+            raise UserError(
+                'config.roles.target.channels is empty; name the stains, or set config.task.name="masked_pretraining"'
+            )
+        return tuple(config.roles.target.channels)
+
+    @classmethod
+    def make(cls, config: ConfigDict, images: NamedSharding | None) -> "RegressionTask":
+        """From a whole config; UserError where its fields do not fit together."""
+        loss = settings_of(RegressionSettings, "config.task", config.task).loss
+        if loss.ms_dssim:
+            check_scales(tuple(config.data.patch)[1:], loss.scales)
+        return cls(**descent_parts(config, images), loss=loss, channels=cls.predicted(config))
+
+    @staticmethod
+    def family_of(config: Mapping[str, Any]) -> ForwardPass:
+        """One application of the network."""
+        return ForwardPass(network_of(config))
+
+    @property
+    def metrics(self) -> Mapping[str, MetricSpec]:
+        """The loss of each sample, and what the report of an evaluation begins with."""
+        return {
+            "loss": MetricSpec(),
+            "pearson": MetricSpec(maximise=True, columns=self.channels, partial=True),
+            "ssim": MetricSpec(maximise=True, columns=self.channels, partial=True),
+            "mae": MetricSpec(columns=self.channels),
+        }
 
     def step(self, state: TrainState, batch: Batch, key: jax.Array) -> tuple[TrainState, dict[str, jax.Array]]:
         """One update; metrics are scalars: `loss` and the gradient's norm."""
         augment_key, dropout_key = jax.random.split(key)
-        source, target = self.inputs.training(augment_key, batch)
+        images = self.inputs.training(augment_key, batch)
+        source, target = images["source"], images["target"]
         # The batch's, so that its parts see the same (`descend`).
-        ranges = ms_ssim_ranges(target, self.loss["scales"]) if self.loss["ms_dssim"] else None
+        ranges = ms_ssim_ranges(target, self.loss.scales) if self.loss.ms_dssim else None
 
         def mean_loss(prediction: jax.Array, target: jax.Array) -> jax.Array:
-            return jnp.mean(mixed_loss(prediction, target, **self.loss, data_range=ranges))
+            return jnp.mean(mixed_loss(prediction, target, **asdict(self.loss), data_range=ranges))
 
         return self.descend(state, source, target, dropout_key, mean_loss)
 
-    def evaluate(self, state: TrainState, batch: Batch) -> dict[str, jax.Array]:
+    def evaluate(self, state: TrainState, batch: Batch, key: jax.Array) -> dict[str, jax.Array]:
         """Per sample: `loss` `[B]`; `pearson`, `ssim` and `mae` `[B, C]`."""
-        source, target = self.inputs.evaluation(batch)
-        prediction = self.predict(state.for_prediction(), source)
+        images = self.inputs.evaluation(batch)
+        target, prediction = images["target"], self.predict(state, images["source"], key)
         return {
-            "loss": mixed_loss(prediction, target, **self.loss),
+            "loss": mixed_loss(prediction, target, **asdict(self.loss)),
             "pearson": metrics.pearson(prediction, target),
             "ssim": metrics.ssim(prediction, target),
             "mae": metrics.mae(prediction, target),
         }
 
-    def sample(self, state: TrainState, batch: Batch) -> tuple[jax.Array, jax.Array, jax.Array]:
+    def sample(self, state: TrainState, batch: Batch, key: jax.Array) -> dict[str, jax.Array]:
         """Source, target and prediction."""
-        source, target = self.inputs.evaluation(batch)
-        return source, target, self.predict(state.for_prediction(), source)
+        images = self.inputs.evaluation(batch)
+        prediction = self.predict(state, images["source"], key)
+        return {"source": images["source"], "target": images["target"], "prediction": prediction}

@@ -1,29 +1,53 @@
 """What the training loop asks of a task."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, Protocol
 
-import flax.linen as nn
 import jax
+from jax.sharding import NamedSharding
+from ml_collections import ConfigDict
 
+from vsjax.models.network import Network
+from vsjax.tasks.family import Family
 from vsjax.tasks.inputs import Inputs
 from vsjax.tasks.state import TrainState
 
 Batch = Mapping[str, jax.Array]
 
 
+@dataclass(frozen=True)
+class MetricSpec:
+    """What a validation metric is.
+
+    Attributes:
+        maximise: whether more is better.
+        columns: names along its second axis, such as the predicted channels; without any it is `[B]`.
+        partial: whether a sample may leave it undefined (NaN), as a constant patch leaves its correlation; such samples
+            do not count. Any other metric that is not finite ends the run.
+    """
+
+    maximise: bool = False
+    columns: tuple[str, ...] = ()
+    partial: bool = False
+
+
 class Task(Protocol):
     """A small immutable object with pure functions, made from the config.
 
     Attributes:
-        model: the network that predicts.
-        inputs: how a batch becomes its input.
-        metrics: names of what `evaluate` returns.
+        family: how its networks predict; inference makes the same from a checkpoint's config.
+        model: the network that `state.variables` are of; another run's weights can be loaded into its parts.
+        networks: by name, all that it trains, those too that prediction never needs.
+        inputs: how a batch becomes their input.
+        metrics: what `evaluate` returns, by name; among them `loss`.
     """
 
-    model: nn.Module
+    family: Family
+    model: Network
+    networks: Mapping[str, Network]
     inputs: Inputs
-    metrics: tuple[str, ...]
+    metrics: Mapping[str, MetricSpec]
 
     def init(self, key: jax.Array, batch: Batch) -> TrainState:
         """The state before the first step."""
@@ -31,11 +55,28 @@ class Task(Protocol):
     def step(self, state: TrainState, batch: Batch, key: jax.Array) -> tuple[TrainState, dict[str, jax.Array]]:
         """One update, and scalar metrics of it; among them `loss`."""
 
-    def evaluate(self, state: TrainState, batch: Batch) -> dict[str, jax.Array]:
-        """Metrics `[B]` of each sample, or `[B, C]` of each sample and predicted channel."""
+    def evaluate(self, state: TrainState, batch: Batch, key: jax.Array) -> dict[str, jax.Array]:
+        """The metrics of each sample, as `metrics` says. The key is the same at every validation."""
 
-    def sample(self, state: TrainState, batch: Batch) -> tuple[jax.Array, jax.Array, jax.Array]:
-        """Three images to look at, `[B, Z, Y, X, C]`: source, what is asked for, what comes out."""
+    def sample(self, state: TrainState, batch: Batch, key: jax.Array) -> dict[str, jax.Array]:
+        """Images to look at, `[B, Z, Y, X, C]` by name, in the order in which they are shown; those that have as many
+        channels as `target` (or `source`, where there is none) share its contrast."""
 
-    def predict(self, variables: Any, source: jax.Array) -> jax.Array:
-        """Normalised source `[B, Z, Y, X, C]` to normalised prediction `[B, Z', Y, X, C']`."""
+
+class TaskKind(Protocol):
+    """What `registry.TASKS` holds: usually the class of the task.
+
+    Attributes:
+        Settings: dataclass of the fields of `config.task` beside `name`, with their defaults.
+    """
+
+    Settings: type
+
+    def predicted(self, config: ConfigDict) -> tuple[str, ...]:
+        """Names of the channels that `config.model` gives."""
+
+    def make(self, config: ConfigDict, images: NamedSharding | None) -> Task:
+        """The task of a config that `registry.resolve` completed; UserError where its fields do not fit together."""
+
+    def family_of(self, config: Mapping[str, Any]) -> Family:
+        """How a checkpoint with this config predicts; UserError where it does not."""

@@ -9,8 +9,12 @@ from typing import Any
 
 import jax
 from clu import parameter_overview
+from ml_collections import ConfigDict
 
+from vsjax.data.loading import ExperimentData
+from vsjax.data.roles import ChannelRole
 from vsjax.runtime.cost import multiply_adds
+from vsjax.runtime.description import ChannelDescription, Description, Progress
 from vsjax.runtime.mesh import bytes_per_device
 from vsjax.tasks.state import TrainState
 from vsjax.tasks.task import Task
@@ -18,15 +22,30 @@ from vsjax.tasks.task import Task
 LOG = logging.getLogger(__name__)
 
 
+def describe_run(config: ConfigDict, data: ExperimentData, step: int, progress: Progress) -> Description:
+    """What a checkpoint says of the run after `step` updates."""
+    roles = {name: role for name, role in data.roles.items() if isinstance(role, ChannelRole)}
+    return Description(
+        step=step,
+        config=config.to_dict(),
+        channels={
+            name: ChannelDescription(channels=role.channels, normalization=role.normalization)
+            for name, role in roles.items()
+        },
+        pixel_size_um=data.pixel_size_um(),
+        statistics=data.statistics(),
+        progress=progress,
+    )
+
+
 def describe_model(task: Task, variables: Mapping[str, Any], batch: Mapping[str, jax.Array], workdir: Path) -> None:
     """Log the parameters of each top-level module and the multiply-adds of one prediction; the table of every tensor
     goes to `model.txt` in `workdir`."""
     shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), dict(variables))
-    source, _ = jax.eval_shape(task.inputs.training, jax.random.key(0), batch)
+    source = jax.eval_shape(task.inputs.training, jax.random.key(0), batch)["source"]
     one = jax.ShapeDtypeStruct((1, *source.shape[1:]), source.dtype)
     counts = {name: sum(leaf.size for leaf in jax.tree.leaves(module)) for name, module in shapes["params"].items()}
-    # Products that are written as shifted sums are not seen; as the convolution that they are, they count.
-    model = task.model.clone(depthwise="conv") if hasattr(task.model, "depthwise") else task.model
+    model = task.model.with_plain_convolutions()  # products that are written as shifted sums would not be seen
     work = multiply_adds(partial(model.apply, train=False), shapes, one)
     parts = ", ".join(f"{name} {count:,}" for name, count in counts.items())
     total = sum(counts.values())

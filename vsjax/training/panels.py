@@ -1,4 +1,6 @@
-"""Sample images for the log: source, target and prediction side by side."""
+"""Sample images for the log, side by side."""
+
+from collections.abc import Mapping
 
 import numpy as np
 
@@ -10,23 +12,32 @@ def stretch(image: np.ndarray, low: float, high: float) -> np.ndarray:
     return (255 * np.clip((image - low) / max(high - low, 1e-6), 0, 1)).astype(np.uint8)
 
 
-def panel(source: np.ndarray, target: np.ndarray, prediction: np.ndarray) -> np.ndarray:
-    """One row per target channel: the source's middle slice, then that channel's target and prediction.
+def panel(images: Mapping[str, np.ndarray]) -> np.ndarray:
+    """One row per channel, one column per image, each the middle slice.
 
     Args:
-        source: `[Z, Y, X, C]`; the rows show its channels in turn.
-        target: `[Z', Y, X, C']`.
-        prediction: as `target`; shown with the target's contrast, so that a pale prediction looks pale.
+        images: `[Z, Y, X, C]` by name. Those with as many channels as "target" (or "source", where there is none) are
+            shown with its contrast, so that a pale prediction looks pale; the others' channels are shown in turn.
 
     Returns:
         RGB image `[Y', X', 3]`, uint8.
     """
+    reference = images.get("target", images.get("source"))
     rows = []
-    for channel in range(target.shape[-1]):
-        phase = source[source.shape[0] // 2, ..., channel % source.shape[-1]]
-        truth = target[target.shape[0] // 2, ..., channel]
-        guess = prediction[prediction.shape[0] // 2, ..., channel]
-        low, high = np.percentile(truth, [1, 99.8])
-        tiles = [stretch(phase, *np.percentile(phase, [1, 99])), stretch(truth, low, high), stretch(guess, low, high)]
+    for channel in range(reference.shape[-1]):
+        limits = np.percentile(_middle(reference)[..., channel], [1, 99.8])
+        tiles = []
+        for image in images.values():
+            plane = _middle(image)[..., channel % image.shape[-1]]
+            shares_contrast = image.shape[-1] == reference.shape[-1] and image is not images.get("source", reference)
+            tiles.append(stretch(plane, *(limits if shares_contrast or image is reference else _own_limits(plane))))
         rows.append(np.concatenate([np.pad(tile, GAP // 2, constant_values=255) for tile in tiles], axis=1))
     return np.repeat(np.concatenate(rows)[..., None], 3, axis=-1)
+
+
+def _middle(image: np.ndarray) -> np.ndarray:
+    return image[image.shape[0] // 2]
+
+
+def _own_limits(plane: np.ndarray) -> np.ndarray:
+    return np.percentile(plane, [1, 99])

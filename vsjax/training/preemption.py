@@ -22,6 +22,12 @@ class Preemption:
     def _note(self, number: int, frame: FrameType | None) -> None:
         self._told = True
 
+    def __enter__(self) -> "Preemption":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
     def stops_after(self, step: int) -> bool:
         """Whether the run must stop after this step. Every process must ask after every step."""
         return self._told if self._alone else multihost_utils.reached_preemption_sync_point(step)

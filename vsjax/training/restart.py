@@ -1,4 +1,4 @@
-"""When a run may go on from its checkpoint."""
+"""When a run may resume from its checkpoint."""
 
 import json
 from collections.abc import Mapping

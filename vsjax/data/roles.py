@@ -1,0 +1,185 @@
+"""What a batch holds, by role: `source`, `target`, `labels`, `class`, ... whatever a task asks for by name.
+
+A role is channels, NGFF labels or a piece of metadata. It says how its part is checked, read, normalised and resampled,
+so that the way from a plate to a batch knows no family.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any, ClassVar, Protocol
+
+import numpy as np
+import tensorstore as ts
+
+from vsjax.errors import UserError
+from vsjax.intensity.normalization import Normalization, location_scale
+from vsjax.intensity.statistics import read_statistics
+from vsjax.plates.arrays import read
+from vsjax.plates.position import Position
+
+Place = tuple[Sequence[int], slice, slice]  # slices, which may repeat, rows and columns
+_LARGEST_ID = np.iinfo(np.int32).max
+
+
+class Role(Protocol):
+    """What a role is made of.
+
+    Attributes:
+        spatial: whether it is an image, which augmentation moves with the others.
+        nearest: whether values between pixels are those of the nearest pixel, not interpolated.
+    """
+
+    spatial: ClassVar[bool]
+    nearest: ClassVar[bool]
+
+    def check(self, position: Position) -> None:
+        """Raise a UserError where a position does not have it."""
+
+    def request(self, position: Position, time: int, place: Place, batch: ts.Batch) -> Any:
+        """Start to read one crop."""
+
+    def arrays(self, name: str, requests: Sequence[tuple[Position, int, Any]]) -> dict[str, np.ndarray]:
+        """What a batch holds of these (position, time point, what `request` gave), under names that begin with
+        `name`."""
+
+
+@dataclass(frozen=True)
+class ChannelRole:
+    """Channels: float32 `[B, Z, Y, X, C]` in stored units, with `NAME_location` and `NAME_scale` `[B, C]` that
+    normalise them (0 and 1 where that is decided on the device)."""
+
+    channels: tuple[str, ...]
+    normalization: Normalization
+    spatial: ClassVar[bool] = True
+    nearest: ClassVar[bool] = False
+
+    def check(self, position: Position) -> None:
+        """UserError where a channel or its statistics are missing or unusable (constant or not finite)."""
+        for time in range(position.shape[0]):
+            self.location_scale(position, time)
+
+    def request(self, position: Position, time: int, place: Place, batch: ts.Batch) -> ts.Future:
+        """The pixels of all channels."""
+        indices = [position.channel_index(channel) for channel in self.channels]
+        return position.array()[time].oindex[indices, *place].read(batch=batch)
+
+    def arrays(self, name: str, requests: Sequence[tuple[Position, int, ts.Future]]) -> dict[str, np.ndarray]:
+        """Pixels, location and scale."""
+        volumes = [np.moveaxis(read(future, position.url), 0, -1) for position, _, future in requests]
+        pairs = [self.location_scale(position, time) for position, time, _ in requests]
+        return {
+            name: np.stack(volumes).astype(np.float32),
+            f"{name}_location": np.stack([location for location, _ in pairs]),
+            f"{name}_scale": np.stack([scale for _, scale in pairs]),
+        }
+
+    def location_scale(self, position: Position, time: int) -> tuple[np.ndarray, np.ndarray]:
+        """`[C]` each, from the plate's statistics."""
+        indices = [position.channel_index(channel) for channel in self.channels]
+        location, scale = np.zeros(len(indices), np.float32), np.ones(len(indices), np.float32)
+        if self.normalization.scope in ("dataset", "fov", "timepoint"):
+            for index, channel in enumerate(self.channels):
+                statistics = read_statistics(position, channel, self.normalization.scope, time)
+                where = f"{channel} of {position.url}"
+                location[index], scale[index] = location_scale(statistics, self.normalization.statistic, where)
+        return location, scale
+
+
+@dataclass(frozen=True)
+class LabelRole:
+    """NGFF label images: int32 `[B, Z, Y, X, L]`, ids as they are stored, 0 for background."""
+
+    labels: tuple[str, ...]
+    spatial: ClassVar[bool] = True
+    nearest: ClassVar[bool] = True
+
+    def check(self, position: Position) -> None:
+        """UserError where a label image is missing, is not of whole numbers or has not the image's shape."""
+        for label in self.labels:
+            array = position.label(label)
+            where = f"{position.url}/labels/{label}"
+            if array.dtype.numpy_dtype.kind not in "iu":
+                raise UserError(f"{where}: holds {array.dtype.name}, labels are whole numbers; convert it to int32")
+            shape = (position.shape[0], 1, *position.shape[2:])
+            if tuple(array.shape) != shape:
+                raise UserError(
+                    f"{where}: shape {tuple(array.shape)} (T, C, Z, Y, X) differs from the image's {shape}; write the "
+                    "label at the image's resolution"
+                )
+
+    def request(self, position: Position, time: int, place: Place, batch: ts.Batch) -> list[ts.Future]:
+        """The ids of each label image."""
+        return [position.label(label)[time, 0].oindex[place].read(batch=batch) for label in self.labels]
+
+    def arrays(self, name: str, requests: Sequence[tuple[Position, int, list[ts.Future]]]) -> dict[str, np.ndarray]:
+        """The ids; UserError for one that int32 does not hold."""
+        volumes = []
+        for position, _, futures in requests:
+            ids = [read(future, position.url) for future in futures]
+            if max((image.max() for image in ids), default=0) > _LARGEST_ID:
+                raise UserError(
+                    f"{position.url}/labels: holds an id above {_LARGEST_ID}; number the objects anew from 1"
+                )
+            volumes.append(np.stack(ids, axis=-1).astype(np.int32))
+        return {name: np.stack(volumes)}
+
+
+@dataclass(frozen=True)
+class MetadataRole:
+    """A class from the plate's metadata (`Position.find_attribute`): int32 `[B]`, the value's place in `classes`."""
+
+    metadata: str
+    classes: tuple[str, ...]
+    spatial: ClassVar[bool] = False
+    nearest: ClassVar[bool] = False
+
+    def check(self, position: Position) -> None:
+        """UserError where the value is none of the classes."""
+        self.index(position)
+
+    def request(self, position: Position, time: int, place: Place, batch: ts.Batch) -> None:
+        """Nothing: it was read with the position's document."""
+
+    def arrays(self, name: str, requests: Sequence[tuple[Position, int, None]]) -> dict[str, np.ndarray]:
+        """The classes' numbers."""
+        return {name: np.array([self.index(position) for position, _, _ in requests], np.int32)}
+
+    def index(self, position: Position) -> int:
+        """The number of a position's class."""
+        value = str(position.find_attribute(self.metadata))
+        if value not in self.classes:
+            raise UserError(
+                f"{position.where}: {self.metadata} is {value!r}, none of the classes {', '.join(self.classes)}; "
+                "name it in the role's classes"
+            )
+        return self.classes.index(value)
+
+
+_KINDS = {"channels": ChannelRole, "labels": LabelRole, "metadata": MetadataRole}
+
+
+def make_roles(config: Mapping[str, Mapping[str, Any]]) -> dict[str, Role]:
+    """The roles of `config.roles`: each section has `channels` (and `normalization`), `labels`, or `metadata` (and
+    `classes`).
+
+    Raises:
+        UserError: a section is none of these or has a field that does not exist.
+    """
+    return {name: _make_role(name, dict(section)) for name, section in config.items()}
+
+
+def _make_role(name: str, section: dict[str, Any]) -> Role:
+    kinds = [kind for kind in _KINDS if kind in section]
+    if len(kinds) != 1:
+        has = ", ".join(section) or "nothing"
+        raise UserError(f"config.roles.{name}: must have one of {', '.join(_KINDS)}; it has {has}")
+    known = [field.name for field in fields(_KINDS[kinds[0]])]
+    if set(section) != set(known):
+        raise UserError(f"config.roles.{name}: must have the fields {', '.join(known)}; it has {', '.join(section)}")
+    if "normalization" in section:
+        section["normalization"] = Normalization(**section["normalization"])
+    names = "classes" if kinds[0] == "metadata" else kinds[0]
+    section[names] = tuple(section[names])
+    if not section[names] or len(set(section[names])) != len(section[names]):
+        raise UserError(f"config.roles.{name}.{names}={section[names]}: name one or more, each once")
+    return _KINDS[kinds[0]](**section)

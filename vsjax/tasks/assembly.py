@@ -1,0 +1,58 @@
+"""What tasks are made of, from a config that `registry.resolve` completed, and checked: network, inputs, optimiser."""
+
+from typing import Any
+
+from jax.sharding import NamedSharding
+from ml_collections import ConfigDict
+
+from vsjax.data.augmentation import AugmentConfig
+from vsjax.data.roles import make_roles
+from vsjax.errors import UserError
+from vsjax.models.network import Network
+from vsjax.models.registry import network_of
+from vsjax.tasks.inputs import Inputs
+from vsjax.tasks.optimizer import make_optimizer
+from vsjax.tasks.parts import chosen_modules
+
+
+def descent_parts(config: ConfigDict, images: NamedSharding | None) -> dict[str, Any]:
+    """The fields of a `DescentTask`.
+
+    Raises:
+        UserError: a setting does not exist, or sizes do not fit together.
+    """
+    model = network_of(config)
+    frozen = chosen_modules("freeze", config.init.freeze, model.parts)
+    return {
+        "model": model,
+        "inputs": make_inputs(config, model, images),
+        "optimizer": make_optimizer(config.optim, config.train.steps, model.parts, frozen),
+        "average_decay": config.optim.average_decay,
+        "frozen": frozen,
+        "accumulate": config.train.accumulate,
+    }
+
+
+def make_inputs(config: ConfigDict, model: Network, images: NamedSharding | None) -> Inputs:
+    """How batches become the inputs of a network; UserError where a patch does not suit it."""
+    patch = tuple(config.data.patch)
+    for name in ("patch", "val_patch"):
+        _check_divisible(f"config.data.{name}", tuple(config.data[name]) or patch, model.divisor)
+    return Inputs(
+        roles=make_roles(config.roles),
+        augment=AugmentConfig.from_config(config.augment),
+        patch=patch,
+        out_depth=model.out_depth,
+        sharding=images,
+    )
+
+
+def _check_divisible(name: str, patch: tuple[int, ...], divisors: tuple[int, ...]) -> None:
+    if len(patch) != len(divisors):
+        raise UserError(f"{name}={patch} must hold three numbers of voxels, (z, y, x)")
+    for size, divisor, axis in zip(patch, divisors, "ZYX", strict=True):
+        if size % divisor:
+            raise UserError(
+                f"{name}={patch}: {axis}={size} is not divisible by {divisor}, the network's total stride; "
+                f"set a multiple of {divisor}"
+            )
