@@ -122,7 +122,7 @@ def score(plate: Path, workdir: Path) -> dict[str, float]:
     predict_plate(
         load(workdir), str(plate), str(stained), positions=names, settings=PredictionSettings(), overwrite=True
     )
-    rows = evaluate(stained, plate, workdir / "report", overwrite=True)
+    rows = evaluate(stained, plate, workdir / "report", overwrite=True).summary["pixel"]
     return {row["channel"]: float(row["pearson_mean"]) for row in rows}
 
 

@@ -1,31 +1,49 @@
 """How good is a prediction? `python -m vsjax.evaluate --prediction S.zarr --target P.zarr --output report/`.
 
-Compares two plates position by position and channel by channel (`nuclei_prediction` with `nuclei`) and writes to the
-output directory `metrics.csv` (a row per position, time point and channel), `summary.csv` (mean and sd per channel),
-`metrics.json` (both, with the definition of every metric; it is written last, so where it is, the report is complete),
-`metrics.png` and `panels_CHANNEL.png`.
+Compares two plates position by position and channel by channel (`nuclei_prediction` with `nuclei`) at several levels.
+Each level writes to the output directory `LEVEL.csv` (a row per position, time point and channel), `LEVEL_summary.csv`
+(per channel), `LEVEL_objects.csv` where it looks at objects, and figures `LEVEL*.png`; `metrics.json` holds all tables
+but the objects, with the definition of every metric. It is written last, so where it is, the report is complete.
+
+Several processes share an evaluation without talking: each measures its share, and whoever finishes last writes the
+report, the same as one process would have written.
 """
 
 import argparse
-import re
-from collections.abc import Sequence
+import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
-import numpy as np
-from tqdm import tqdm
-
+from vsjax.disk import writing
 from vsjax.errors import UserError
-from vsjax.evaluation import figures, pixel, report
-from vsjax.evaluation.level import Level
-from vsjax.evaluation.pairing import CHOICES, UNITS, Job, pair_plates, source_channel
-from vsjax.plates.arrays import read
-from vsjax.plates.reader import open_plate
-from vsjax.program import run_program
+from vsjax.evaluation import report, requirements
+from vsjax.evaluation.journal import Journal
+from vsjax.evaluation.level import Level, Results, Row
+from vsjax.evaluation.pairing import ATTRIBUTE, CHOICES, UNITS, Job, pair_plates, source_channel
+from vsjax.evaluation.pixel import PixelLevel
+from vsjax.plates.reader import Plate, open_plate
+from vsjax.plates.storage import Store, check_apart
+from vsjax.program import add_process_flags, run_program, which_process
 from vsjax.version import __version__
 
-LEVELS: dict[str, Level] = {"pixel": pixel}
-METRICS = {name: metric for level in LEVELS.values() for name, metric in level.METRICS.items()}
-RANKED_BY = "pearson"  # what best, median and worst mean in the panels
+LEVELS: dict[str, Level] = {"pixel": PixelLevel()}
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What `evaluate` did.
+
+    Attributes:
+        complete: whether the report is written, by whichever process.
+        summary: rows by level's name (`report.summarize`); empty where another process wrote the report, or will.
+    """
+
+    complete: bool
+    summary: Mapping[str, list[Row]]
 
 
 def evaluate(
@@ -33,106 +51,137 @@ def evaluate(
     target: str | Path,
     output: str | Path,
     *,
+    levels: Sequence[str | Level] | None = None,
     channels: Sequence[str] | None = None,
     positions: Sequence[str] | None = None,
     source: str | None = None,
+    labels: str | None = None,
     units: str = "auto",
     overwrite: bool = False,
-) -> list[report.Row]:
+    process: int = 0,
+    processes: int = 1,
+) -> Evaluation:
     """Compare two plates and write the report; one channel of one position and time point is in memory at a time.
+
+    Interrupted, the same call continues with the pairs that are not measured yet.
 
     Args:
         prediction: plate that `vsjax.predict` or other software wrote.
         target: plate with the measured channels, normally the one that was predicted from.
         output: directory for the report.
+        levels: names in `LEVELS`, or levels of your own; if `None` all that do with what is given here.
         channels: the target's names; all that were predicted if `None`.
         positions: names; all of the prediction if `None`.
         source: channel of the target plate to show beside them; the one that was predicted from if `None`.
+        labels: name of the target plate's label images, for levels that require labels.
         units: in which to compare, one of `pairing.CHOICES`.
         overwrite: replace the files of an earlier report; other files in `output` are left alone.
-
-    Returns:
-        The summary: `report.summarize`.
+        process, processes: this one measures every `processes`-th pair.
 
     Raises:
-        UserError: nothing to compare, a prediction unfinished, or an output that exists.
+        UserError: nothing to compare, a prediction unfinished, something that a level requires missing, or an output
+            that exists.
     """
     output = Path(output)
     plates = open_plate(prediction), open_plate(target)
+    for plate in plates:
+        check_apart(plate.url, str(output))
     jobs = pair_plates(*plates, channels=channels, positions=positions, units=units)
     source = source or source_channel(jobs)
     for job in jobs:
         job.target.channel_index(source)  # its error lists those that exist
-    _make_output(output, overwrite)
-    with tqdm(jobs, desc="evaluate", unit="stack") as progress:  # closed before an error is printed
-        rows = [_measure(job) for job in progress]
-    (output / "metrics.json").unlink(missing_ok=True)  # from here to its end the report is incomplete
-    figures.plot_metrics(output / "metrics.png", rows, METRICS)
-    for channel, name in _panel_names(jobs).items():
-        _plot_panels(output / name, channel, source, jobs, rows)
-    about = {"vsjax_version": __version__, "prediction": str(prediction), "target": str(target), "units": UNITS}
-    report.write_tables(output, rows, METRICS, about)
-    return report.summarize(rows, METRICS)
+    names = {"source": source, "labels": labels}
+    chosen = _choose(levels, names)
+    required = requirements.check(jobs, chosen, names)
+    about = _about(*plates, jobs, chosen, names)
+    journal = Journal(output, about, process, processes)
+    if processes > 1 and report.is_complete(output, about):
+        return Evaluation(complete=True, summary={})
+    _make_output(output, journal, overwrite, processes)
+    journal.measure(jobs, partial(_measure, levels=chosen, required=required))
+    with journal.read(len(jobs)) as found, writing(output):
+        if found is None or (processes > 1 and report.is_complete(output, about)):  # another may have been quicker
+            return Evaluation(complete=report.is_complete(output, about), summary={})
+        summary = _write_report(output, chosen, jobs, found, source, about)
+    journal.delete()
+    return Evaluation(complete=True, summary=summary)
 
 
-def _measure(job: Job) -> report.Row:
-    pair = job.read()
-    row: report.Row = {"position": pair.position, "time": pair.time, "channel": pair.channel, "units": pair.units}
-    notes = []
-    for level in LEVELS.values():
-        values, remarks = level.measure(pair)
-        row |= values
-        notes += remarks
-    return row | {"note": "; ".join(notes)}
+def _write_report(
+    output: Path,
+    levels: Sequence[Level],
+    jobs: Sequence[Job],
+    found: Iterable[Mapping[str, Any]],
+    source: str,
+    about: Mapping[str, Any],
+) -> dict[str, list[Row]]:
+    """Tables, figures and last `metrics.json`; returns the summary by level."""
+    (output / report.DOCUMENT).unlink(missing_ok=True)  # from here to its end the report is incomplete
+    rows, summary = report.collect(output, levels, jobs, found), {}
+    for level in levels:
+        objects = report.objects_table(output, level) if level.objects else None
+        results = Results(jobs=jobs, rows=rows[level.name], objects=objects, source=source)
+        summary[level.name] = level.summarize(results)
+        level.draw(output, results)
+    report.write_tables(output, levels, rows, summary, about)
+    return summary
 
 
-def _plot_panels(path: Path, channel: str, source: str, jobs: Sequence[Job], rows: Sequence[report.Row]) -> None:
-    """Best, median and worst stack of a channel; reads these again rather than keep them all."""
-    members = [(row, job) for row, job in zip(rows, jobs, strict=True) if row["channel"] == channel]
-    members.sort(key=lambda member: np.nan_to_num(member[0][RANKED_BY], nan=-np.inf), reverse=True)
-    ranks = {"best": 0, "median": len(members) // 2, "worst": len(members) - 1}
-    chosen = {index: rank for rank, index in reversed(ranks.items())} if len(members) > 1 else {0: "only"}
-    panels = [_panel(members[index][1], source, rank, members[index][0]) for index, rank in sorted(chosen.items())]
-    caption = (
-        "target and prediction share one contrast, the target's 1st to 99.8th percentile · "
-        "shown where the target has most contrast"
-    )
-    figures.plot_panels(path, channel, source, panels, caption)
+def _choose(levels: Sequence[str | Level] | None, names: Mapping[str, str | None]) -> list[Level]:
+    """The levels that are asked for; by default those that do with what is named."""
+    if levels is None:
+        levels = [level for level in LEVELS.values() if all(names[key] for key in level.requires)]
+    for level in levels:
+        if isinstance(level, str) and level not in LEVELS:
+            raise UserError(f"--levels: {level!r} is not known; there are {', '.join(LEVELS)}")
+    chosen = [LEVELS[level] if isinstance(level, str) else level for level in levels]
+    if names["labels"] and not any("labels" in level.requires for level in chosen):
+        raise UserError(f"--labels {names['labels']}: no chosen level requires labels; leave it out or choose --levels")
+    return list({level.name: level for level in chosen}.values())
 
 
-def _panel(job: Job, source: str, rank: str, row: report.Row) -> figures.Panel:
-    pair = job.read()
-    z = figures.slice_to_show(pair.target)
-    view = figures.view_to_show(pair.target[z])
-    array = job.target.array()[job.time, job.target.channel_index(source), z]
-    where = [f"{rank}: {pair.position}"]
-    where += [f"t {pair.time}"] if job.target.shape[0] > 1 else []
-    where += [f"z {z}"] if job.target.shape[2] > 1 else []
-    return figures.Panel(
-        label=f"{' · '.join(where)}\n{METRICS[RANKED_BY].label} {row[RANKED_BY]:.3f}",
-        source=np.asarray(read(array.read(), job.target.url), dtype=np.float32),
-        target=pair.target[z].copy(),  # a view would keep the whole stack in memory
-        prediction=pair.prediction[z].copy(),
-        pixel_size_um=tuple(pair.pixel_size_um[1:]),
-        view=view,
-    )
+def _about(
+    prediction: Plate, target: Plate, jobs: Sequence[Job], levels: Sequence[Level], names: Mapping[str, str | None]
+) -> dict[str, Any]:
+    """What makes this evaluation the one it is, as JSON has it; `pairs` stands for every pair, its units and what the
+    prediction says of how it was made."""
+    pairs, records = hashlib.sha256(), {}
+    for job in jobs:
+        pair = [job.target.name, job.channel, job.prediction_channel, job.time, job.units]
+        pair += [job.prediction_affine, job.target_affine]
+        if job.target.name not in records:
+            records[job.target.name] = None
+            pair.append(job.prediction.attributes.get(ATTRIBUTE))
+        pairs.update(json.dumps(pair).encode())
+    about = {
+        "vsjax_version": __version__,
+        "prediction": _address(prediction),
+        "target": _address(target),
+        **names,
+        "levels": {level.name: asdict(level) for level in levels},
+        "pairs": pairs.hexdigest(),
+    }
+    return json.loads(json.dumps(about))
 
 
-def _panel_names(jobs: Sequence[Job]) -> dict[str, str]:
-    """File name per channel; what a file system may not take becomes `_`, and no two are alike."""
-    names: dict[str, str] = {}
-    for channel in dict.fromkeys(job.channel for job in jobs):
-        name = "panels_" + re.sub(r"[^\w.-]+", "_", channel)
-        while name in names.values():
-            name += "_"
-        names[channel] = name
-    return {channel: f"{name}.png" for channel, name in names.items()}
+def _address(plate: Plate) -> str:
+    local = Store(plate.url).local_path
+    return plate.url if local is None else str(local.resolve())
 
 
-def _make_output(output: Path, overwrite: bool) -> None:
+def _measure(job: Job, levels: Sequence[Level], required: Mapping[str, str]) -> dict[str, dict[str, Any]]:
+    pair = replace(job.read(), beside=requirements.read_beside(job, required))
+    return {level.name: vars(level.measure(pair)) for level in levels}
+
+
+def _make_output(output: Path, journal: Journal, overwrite: bool, processes: int) -> None:
     if output.exists() and not output.is_dir():
         raise UserError(f"--output {output}: is a file; name a directory")
-    if not overwrite and output.is_dir() and any(output.iterdir()):
+    if overwrite and processes > 1:
+        raise UserError(f"--overwrite: {processes} processes would delete each other's work; remove {output} first")
+    if overwrite:
+        journal.delete()
+    elif any(not path.is_dir() for path in output.rglob("*")) and not journal.begun:  # in this order: others may begin
         raise UserError(f"--output {output}: exists and is not empty; name another directory or add --overwrite")
     try:
         output.mkdir(parents=True, exist_ok=True)
@@ -142,24 +191,37 @@ def _make_output(output: Path, overwrite: bool) -> None:
 
 def main() -> None:
     """Read the command line, evaluate, and print the summary."""
+    options = _parser().parse_args()
+    options.process, options.processes = which_process(options)
+    del options.cluster
+    done = evaluate(**vars(options))
+    for name, summary in done.summary.items():
+        print(report.format_summary(summary, LEVELS[name].metrics))
+        if noted := sum(entry["noted"] for entry in summary):
+            print(f"{noted} stacks carry a note, such as a constant target: see the column `note` of {name}.csv")
+    for units in dict.fromkeys(entry["units"] for summary in done.summary.values() for entry in summary):
+        print(f"units {units}: {UNITS[units]}")
+    if options.processes > 1:
+        print(f"process {options.process} of {options.processes} is done")
+    state = "" if done.complete else " is not complete yet, the other processes go on"
+    print(f"report: {options.output}{state}")
+
+
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m vsjax.evaluate", description=__doc__.split("\n")[0])
     parser.add_argument("--prediction", required=True, help="plate with the predicted channels")
     parser.add_argument("--target", required=True, help="plate with the measured channels")
     parser.add_argument("--output", required=True, help="directory for the report")
+    parser.add_argument("--levels", nargs="+", choices=LEVELS, help="default: all that do with what is given here")
     parser.add_argument("--channels", nargs="+", help="the target's channel names; default: all that were predicted")
     parser.add_argument("--positions", nargs="+", help="such as A/1/0; default: all of the prediction")
     parser.add_argument("--source", help="channel to show beside them; default: the one that was predicted from")
+    parser.add_argument("--labels", metavar="NAME", help="the target plate's labels, for levels that require them")
     parser.add_argument("--units", choices=CHOICES, default="auto",
                         help="; ".join(f"{name}: {meaning}" for name, meaning in UNITS.items()))  # fmt: skip
     parser.add_argument("--overwrite", action="store_true", help="replace the files of an earlier report")
-    arguments = vars(parser.parse_args())
-    summary = evaluate(**arguments)
-    print(report.format_summary(summary, METRICS))
-    for units in dict.fromkeys(entry["units"] for entry in summary):
-        print(f"units {units}: {UNITS[units]}")
-    if noted := sum(entry["noted"] for entry in summary):
-        print(f"{noted} stacks carry a note, such as a constant target: see the column `note` of metrics.csv")
-    print(f"report: {arguments['output']}")
+    add_process_flags(parser)
+    return parser
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """How every `python -m vsjax.NAME` starts and ends: its log, one line for a user's mistake, a traceback for ours."""
 
+import argparse
 import ast
 import logging
 import os
@@ -55,6 +56,43 @@ def parse_settings(flag: str, items: Sequence[str]) -> dict[str, Any]:
         except (ValueError, SyntaxError):
             settings[name] = text
     return settings
+
+
+def add_process_flags(parser: argparse.ArgumentParser) -> None:
+    """`--processes N`, `--process I` and `--cluster`, for work that several processes share without talking."""
+    parser.add_argument(
+        "--processes", type=int, metavar="N", help="as many share the work, started with the same command"
+    )
+    parser.add_argument("--process", type=int, metavar="I", help="the number of this one, from 0")
+    parser.add_argument("--cluster", action="store_true", help=f"take both from Slurm: srun -n N {parser.prog}")
+
+
+def which_process(options: argparse.Namespace) -> tuple[int, int]:
+    """The number of this process and how many there are, given or as Slurm says.
+
+    Raises:
+        UserError: a part is missing, or they do not go together.
+    """
+    given = (options.process, options.processes)
+    if options.cluster:
+        if given != (None, None):
+            raise UserError("command line: --cluster takes the numbers from Slurm; leave --process, --processes out")
+        given = tuple(os.environ.get(name) for name in ("SLURM_PROCID", "SLURM_NTASKS"))
+        if None in given:
+            raise UserError(
+                "command line: --cluster: SLURM_PROCID and SLURM_NTASKS are not set; start it with srun, or give "
+                "--process I --processes N"
+            )
+    if given == (None, None):
+        return 0, 1
+    if None in given:
+        raise UserError("command line: give both --process I (from 0) and --processes N")
+    process, processes = map(int, given)
+    if not 0 <= process < processes:
+        raise UserError(
+            f"command line: --process {process} must be from 0 to {processes - 1} (--processes {processes})"
+        )
+    return process, processes
 
 
 def _one_line(error: Exception) -> str:

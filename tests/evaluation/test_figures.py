@@ -89,7 +89,7 @@ def test_every_finite_value_is_one_dot(tmp_path):
         {"position": f"A/{n}/0", "time": 0, "channel": channel, "units": "target", "mse": value}
         for n, channel, value in [(1, "a", 1.0), (2, "a", np.nan), (1, "b", 1e6), (2, "b", np.inf)]
     ]
-    figures.plot_metrics(tmp_path / "m.png", rows, {"mse": Metric("MSE", "")})
+    figures.plot_metrics(tmp_path / "m.png", rows, {"mse": Metric("MSE", "", "lower")})
     image = imread(tmp_path / "m.png")[..., :3].astype(int)
     for color in figures.COLORS[:2]:
         wanted = np.array([int(color[i : i + 2], 16) for i in (1, 3, 5)])

@@ -3,13 +3,15 @@
 import csv
 import json
 import math
+from types import SimpleNamespace
 
 import pytest
 
 from vsjax.evaluation import report
 from vsjax.evaluation.level import Metric
 
-METRICS = {"pearson": Metric("Pearson", "correlation"), "psnr": Metric("PSNR (dB)", "peak")}
+METRICS = {"pearson": Metric("Pearson", "correlation", "higher"), "psnr": Metric("PSNR (dB)", "peak", "higher")}
+LEVEL = SimpleNamespace(name="tone", metrics=METRICS, objects={})
 
 
 def row(channel: str, pearson: float, psnr: float = 20.0, units: str = "target", position: str = "A/1/0") -> report.Row:
@@ -40,27 +42,30 @@ def test_summary_is_over_finite_values_and_keeps_units_apart():
 
 
 def test_files_are_strict_json_and_csv_with_the_same_numbers(tmp_path):
-    report.write_tables(tmp_path, ROWS, METRICS, {"target": "Prøve.zarr"})
+    summary = {"tone": report.summarize(ROWS, METRICS)}
+    report.write_tables(tmp_path, [LEVEL], {"tone": ROWS}, summary, {"target": "Prøve.zarr"})
 
     def refuse(constant: str) -> None:
         raise AssertionError(f"{constant} is not JSON")
 
     content = json.loads((tmp_path / "metrics.json").read_text(encoding="utf-8"), parse_constant=refuse)
-    assert content["target"] == "Prøve.zarr"
-    assert content["metrics"] == {"pearson": "correlation", "psnr": "peak"}
-    assert [r["pearson"] for r in content["rows"]] == [0.5, 0.7, None, 0.25, 0.9]
-    assert content["rows"][0]["psnr"] == "inf"
-    with (tmp_path / "metrics.csv").open(newline="", encoding="utf-8") as file:
+    assert content["about"] == {"target": "Prøve.zarr"}
+    assert content["metrics"]["tone/psnr"] == {"label": "PSNR (dB)", "definition": "peak", "better": "higher"}
+    assert [r["tone/pearson"] for r in content["rows"]] == [0.5, 0.7, None, 0.25, 0.9]
+    assert content["rows"][0]["tone/psnr"] == "inf"
+    assert report.is_complete(tmp_path, {"target": "Prøve.zarr"})
+    assert not report.is_complete(tmp_path, {"target": "another"})
+    with (tmp_path / "tone.csv").open(newline="", encoding="utf-8") as file:
         table = list(csv.DictReader(file))
     assert [r["channel"] for r in table] == [r["channel"] for r in ROWS]
     assert [float(r["pearson"]) for r in table] == pytest.approx([r["pearson"] for r in ROWS], nan_ok=True)
-    with (tmp_path / "summary.csv").open(newline="", encoding="utf-8") as file:
+    with (tmp_path / "tone_summary.csv").open(newline="", encoding="utf-8") as file:
         assert [float(r["pearson_mean"]) for r in csv.DictReader(file)] == pytest.approx([0.6, 0.25, 0.9])
-    assert {path.name for path in tmp_path.iterdir()} == {"metrics.csv", "summary.csv", "metrics.json"}
+    assert {path.name for path in tmp_path.iterdir()} == {"tone.csv", "tone_summary.csv", "metrics.json"}
 
 
 def test_interrupted_write_leaves_the_old_file(tmp_path):
-    path = tmp_path / "metrics.csv"
+    path = tmp_path / "pixel.csv"
     path.write_text("old")
 
     def interrupted() -> None:
@@ -100,4 +105,4 @@ def test_printed_table_lines_up_and_shows_what_is_missing():
 )
 def test_cells_show_three_digits(mean, sd, want):
     entry = {"channel": "nuclei", "units": "target", "stacks": 2, "a_mean": mean, "a_sd": sd, "a_n": 2}
-    assert want in report.format_summary([entry], {"a": Metric("A", "")})
+    assert want in report.format_summary([entry], {"a": Metric("A", "", None)})

@@ -11,13 +11,13 @@ from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 from matplotlib.ticker import MaxNLocator
 
-from vsjax.evaluation.level import Metric
-from vsjax.evaluation.report import Row, replacing
+from vsjax.evaluation.level import Metric, Row
+from vsjax.evaluation.report import replacing
 
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")  # Okabe & Ito
 DPI = 160
 MAX_LABELS = 16
-MAX_PIXELS = 512  # of a larger field a part is shown, so that a cell stays visible
+MAX_PIXELS = 512  # of a larger fov a part is shown, so that a cell stays visible
 View = tuple[slice, slice]
 STYLE = {
     "font.size": 9,

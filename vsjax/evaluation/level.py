@@ -1,38 +1,80 @@
-"""What a level of evaluation gets and gives."""
+"""What a level of evaluation is: it says what it requires, measures pairs, sums up and draws."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from pathlib import Path
+from typing import Any, ClassVar, Literal, Protocol
 
-import numpy as np
+from vsjax.evaluation.pairing import Job, Pair
 
-
-@dataclass(frozen=True)
-class Pair:
-    """One channel of one position and time point in both plates, in the same units."""
-
-    position: str
-    time: int
-    channel: str
-    prediction: np.ndarray  # [Z, Y, X] float32
-    target: np.ndarray  # [Z, Y, X] float32
-    pixel_size_um: tuple[float, float, float]  # z, y, x
-    units: str  # a key of `pairing.UNITS`
+Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class Metric:
-    """How a metric is called in tables and figures, and what exactly it is."""
+    """How a metric is called in tables and figures, what exactly it is, and which values are better (None: neither)."""
 
     label: str
     definition: str
+    better: Literal["higher", "lower"] | None
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """What a level finds in one pair.
+
+    Attributes:
+        values: one number per metric, NaN where it is undefined.
+        notes: a reason for each that is NaN.
+        objects: one row per object, with the columns that the level declares.
+    """
+
+    values: Mapping[str, float]
+    notes: Sequence[str] = ()
+    objects: Sequence[Row] = ()
+
+
+@dataclass(frozen=True)
+class Results:
+    """What a level found in all pairs.
+
+    Attributes:
+        jobs: the pairs, to be read again where a figure shows them.
+        rows: of each job `position`, `time`, `channel`, `units`, the values by name, and `note`.
+        objects: CSV file with `position`, `time`, `channel` and the level's columns; None if the level has none.
+        source: channel of the target plate to show beside a pair.
+    """
+
+    jobs: Sequence[Job]
+    rows: Sequence[Row]
+    objects: Path | None
+    source: str
 
 
 class Level(Protocol):
-    """A module such as `pixel`: its metrics, and the function that measures them on one pair."""
+    """A frozen dataclass such as `pixel.PixelLevel`. Its fields are its settings: with others an evaluation that was
+    interrupted does not go on.
 
-    METRICS: Mapping[str, Metric]
+    Attributes:
+        name: of its tables and figures, `NAME.csv`; where levels meet its metrics are called `NAME/METRIC`.
+        requires: what it finds in `Pair.beside`, keys of `requirements.REQUIREMENTS`.
+        metrics: by name.
+        objects: the columns of its table of objects by name, empty if it has none.
+    """
 
-    def measure(self, pair: Pair) -> tuple[dict[str, float], list[str]]:
-        """Values by metric name (NaN where undefined) and a note for each reason why one is NaN."""
+    name: ClassVar[str]
+    requires: ClassVar[tuple[str, ...]]
+    metrics: ClassVar[Mapping[str, Metric]]
+    objects: ClassVar[Mapping[str, Metric]]
+
+    def measure(self, pair: Pair) -> Measurement:
+        """The metrics of one pair and its objects."""
+        ...
+
+    def summarize(self, results: Results) -> list[Row]:
+        """Rows with the columns of `report.summarize`, and perhaps more."""
+        ...
+
+    def draw(self, output: Path, results: Results) -> None:
+        """Write its figures, PNG files whose names begin with the level's, to the folder `output`."""
         ...

@@ -4,14 +4,13 @@ Positions are paired by name, channels by name too: `nuclei_prediction` with `nu
 carries the suffix (other software wrote it) is paired by the bare names.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from vsjax.errors import UserError
-from vsjax.evaluation.level import Pair
 from vsjax.plates.arrays import read
 from vsjax.plates.position import Position
 from vsjax.plates.reader import Plate
@@ -26,6 +25,23 @@ UNITS = {
 CHOICES = ("auto", *UNITS)
 Affine = tuple[float, float]  # location, scale: x -> (x - location) / scale
 IDENTITY: Affine = (0.0, 1.0)
+
+
+@dataclass(frozen=True)
+class Pair:
+    """One channel of one position and time point in both plates, in the same units.
+
+    `beside` holds what the levels that were chosen require: the source image, labels; [Z, Y, X] as stored.
+    """
+
+    position: str
+    time: int
+    channel: str
+    prediction: np.ndarray  # [Z, Y, X] float32
+    target: np.ndarray  # [Z, Y, X] float32
+    pixel_size_um: tuple[float, float, float]  # z, y, x
+    units: str  # a key of `UNITS`
+    beside: Mapping[str, np.ndarray] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

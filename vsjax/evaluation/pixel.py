@@ -5,32 +5,64 @@ converted to float64, so the memory needed is the two float32 stacks. Twins for 
 """
 
 import os
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 from skimage.metrics import structural_similarity
 
-from vsjax.evaluation.level import Metric, Pair
+from vsjax.evaluation.figures import plot_metrics
+from vsjax.evaluation.level import Measurement, Metric, Results, Row
+from vsjax.evaluation.pairing import Pair
+from vsjax.evaluation.panels import draw_panels
+from vsjax.evaluation.report import summarize
 
 SSIM_WINDOW = 11  # what scikit-image derives from sigma 1.5 at its truncation of 3.5 sigma
 SSIM_THREADS = 4
-
+RANKED_BY = "pearson"  # what best, median and worst mean in the panels
 
 METRICS = {
-    "pearson": Metric("Pearson", "Pearson's correlation coefficient over the Z, Y, X stack"),
+    "pearson": Metric("Pearson", "Pearson's correlation coefficient over the Z, Y, X stack", "higher"),
     "ssim": Metric(
         "SSIM",
         "structural similarity per z slice, mean over slices; Gaussian window of 11 x 11 pixels, sigma 1.5, k1 .01, "
         "k2 .03, population covariances (scikit-image); data range = max - min of the target's stack",
+        "higher",
     ),
-    "psnr": Metric("PSNR (dB)", "10 log10(range² / MSE), range = max - min of the target's stack"),
-    "mse": Metric("MSE", "mean squared error, in the row's units squared"),
-    "mae": Metric("MAE", "mean absolute error, in the row's units"),
-    "r2": Metric("R²", "coefficient of determination, 1 - MSE / variance of the target"),
+    "psnr": Metric("PSNR (dB)", "10 log10(range² / MSE), range = max - min of the target's stack", "higher"),
+    "mse": Metric("MSE", "mean squared error, in the row's units squared", "lower"),
+    "mae": Metric("MAE", "mean absolute error, in the row's units", "lower"),
+    "r2": Metric("R²", "coefficient of determination, 1 - MSE / variance of the target", "higher"),
 }
 
 
-def measure(pair: Pair) -> tuple[dict[str, float], list[str]]:
+@dataclass(frozen=True)
+class PixelLevel:
+    """The level `pixel`; see the module."""
+
+    name: ClassVar[str] = "pixel"
+    requires: ClassVar[tuple[str, ...]] = ()
+    metrics: ClassVar[Mapping[str, Metric]] = METRICS
+    objects: ClassVar[Mapping[str, Metric]] = {}
+
+    def measure(self, pair: Pair) -> Measurement:
+        """The metrics of one pair."""
+        return measure(pair)
+
+    def summarize(self, results: Results) -> list[Row]:
+        """Mean and standard deviation per channel."""
+        return summarize(results.rows, METRICS)
+
+    def draw(self, output: Path, results: Results) -> None:
+        """Write `pixel.png`, each metric per position, and `pixel_panels_CHANNEL.png`."""
+        plot_metrics(output / "pixel.png", results.rows, METRICS)
+        draw_panels(output, "pixel_panels", results, RANKED_BY, METRICS[RANKED_BY])
+
+
+def measure(pair: Pair) -> Measurement:
     """The metrics of one pair, and a note for each reason why one of them is NaN.
 
     Undefined values are NaN (a constant image has no correlation; an image smaller than the window no SSIM), and so is
@@ -39,7 +71,7 @@ def measure(pair: Pair) -> tuple[dict[str, float], list[str]]:
     prediction, target = pair.prediction, pair.target
     bad = target.size - np.count_nonzero(np.isfinite(target))
     if bad:
-        return dict.fromkeys(METRICS, np.nan), [f"target has {bad} non-finite pixels"]
+        return Measurement(values=dict.fromkeys(METRICS, np.nan), notes=[f"target has {bad} non-finite pixels"])
     notes = []
     span = float(target.max()) - float(target.min())
     if span == 0:
@@ -49,7 +81,7 @@ def measure(pair: Pair) -> tuple[dict[str, float], list[str]]:
     if min(target.shape[1:]) < SSIM_WINDOW:
         notes.append(f"image is smaller than SSIM's window of {SSIM_WINDOW} pixels: no SSIM")
     values = _moments(prediction, target, span) | {"ssim": _ssim(prediction, target, span)}
-    return {name: values[name] for name in METRICS}, notes
+    return Measurement(values=values, notes=notes)
 
 
 def _moments(prediction: np.ndarray, target: np.ndarray, span: float) -> dict[str, float]:

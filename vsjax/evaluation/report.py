@@ -1,23 +1,62 @@
 """Tables of any level's metrics: rows, their summary per channel, CSV, JSON and readable text.
 
-A row is a dictionary with the identity of a pair (`position`, `time`, `channel`, `units`), one number per metric and
-`note`. Numbers may be NaN or infinite; the summary is over the finite ones and says how many these are.
+Each level has tables of its own, `LEVEL.csv` (a row per pair), `LEVEL_summary.csv` and, where it looks at objects,
+`LEVEL_objects.csv`. They meet in `metrics.json`, where a metric is called `LEVEL/METRIC`. Numbers may be NaN or
+infinite; a summary is over the finite ones and says how many these are.
 """
 
 import csv
 import json
 import math
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+import uuid
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from vsjax.evaluation.level import Metric
+from vsjax.evaluation.level import Level, Measurement, Metric, Row
+from vsjax.evaluation.pairing import UNITS, Job
 
-Row = dict[str, Any]
+DOCUMENT = "metrics.json"
+_WHICH_OBJECT = ("position", "time", "channel")
+
+
+def collect(
+    output: Path, levels: Sequence[Level], jobs: Sequence[Job], found: Iterable[Mapping[str, Any]]
+) -> dict[str, list[Row]]:
+    """The rows of every level, one per job; the objects, which may be millions, go straight to their tables.
+
+    Args:
+        output: folder of the report.
+        levels: those that measured.
+        jobs: what they measured.
+        found: for each job, by the level's name, the fields of its `Measurement`.
+    """
+    rows: dict[str, list[Row]] = {level.name: [] for level in levels}
+    with ExitStack() as stack:
+        tables = {
+            level.name: stack.enter_context(_table(objects_table(output, level), [*_WHICH_OBJECT, *level.objects]))
+            for level in levels
+            if level.objects
+        }
+        for job, by_level in zip(jobs, found, strict=True):
+            which = {"position": job.target.name, "time": job.time, "channel": job.channel}
+            for level in levels:
+                measurement = Measurement(**by_level[level.name])
+                values = {name: measurement.values[name] for name in level.metrics}
+                note = "; ".join(measurement.notes)
+                rows[level.name].append({**which, "units": job.units, **values, "note": note})
+                for thing in measurement.objects:
+                    tables[level.name].writerow({**which, **thing})
+    return rows
+
+
+def objects_table(output: Path, level: Level) -> Path:
+    """Where a level's objects are."""
+    return output / f"{level.name}_objects.csv"
 
 
 def summarize(rows: Sequence[Row], metrics: Mapping[str, Metric]) -> list[Row]:
@@ -44,15 +83,49 @@ def summarize(rows: Sequence[Row], metrics: Mapping[str, Metric]) -> list[Row]:
     return summary
 
 
-def write_tables(output: Path, rows: Sequence[Row], metrics: Mapping[str, Metric], about: Mapping[str, Any]) -> None:
-    """Write `metrics.csv` (the rows), `summary.csv` and last `metrics.json`: both, `about` and definitions."""
-    summary = summarize(rows, metrics)
-    _write_csv(output / "metrics.csv", rows)
-    _write_csv(output / "summary.csv", summary)
-    definitions = {name: metric.definition for name, metric in metrics.items()}
-    content = {**about, "metrics": definitions, "summary": summary, "rows": list(rows)}
-    with replacing(output / "metrics.json") as path:
+def write_tables(
+    output: Path,
+    levels: Sequence[Level],
+    rows: Mapping[str, Sequence[Row]],
+    summaries: Mapping[str, Sequence[Row]],
+    about: Mapping[str, Any],
+) -> None:
+    """Write `LEVEL.csv` and `LEVEL_summary.csv`, and last `metrics.json`: all of them, `about` and definitions.
+
+    Args:
+        output: folder of the report.
+        levels: those that measured.
+        rows, summaries: by the level's name.
+        about: what the evaluation is.
+    """
+    for level in levels:
+        _write_csv(output / f"{level.name}.csv", rows[level.name])
+        _write_csv(output / f"{level.name}_summary.csv", summaries[level.name])
+    content = {
+        "about": about,
+        "units": UNITS,
+        "metrics": {f"{level.name}/{name}": vars(metric) for level in levels for name, metric in level.metrics.items()},
+        "summary": summaries,
+        "rows": [_merged(levels, by_level) for by_level in zip(*(rows[level.name] for level in levels), strict=True)],
+        "objects": {
+            level.name: {
+                "table": objects_table(output, level).name,
+                "columns": {name: vars(column) for name, column in level.objects.items()},
+            }
+            for level in levels
+            if level.objects
+        },
+    }
+    with replacing(output / DOCUMENT) as path:
         path.write_text(json.dumps(_plain(content), indent=1, ensure_ascii=False, allow_nan=False), encoding="utf-8")
+
+
+def is_complete(output: Path, about: Mapping[str, Any]) -> bool:
+    """Whether the folder holds the complete report of this evaluation."""
+    try:
+        return json.loads((output / DOCUMENT).read_text(encoding="utf-8")).get("about") == about
+    except (OSError, ValueError, AttributeError):  # it is not there, or another program's
+        return False
 
 
 def format_summary(summary: Sequence[Row], metrics: Mapping[str, Metric]) -> str:
@@ -69,7 +142,7 @@ def format_summary(summary: Sequence[Row], metrics: Mapping[str, Metric]) -> str
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """A temporary neighbour of `path` to write to; it takes the name `path` only once it is complete."""
-    temporary = path.with_name(f".{os.getpid()}.{path.name}")
+    temporary = path.with_name(f".{uuid.uuid4().hex}.{path.name}")
     try:
         yield temporary
         os.replace(temporary, path)
@@ -88,11 +161,28 @@ def _cell(entry: Row, name: str) -> str:
     return text + (f" (n={count})" if count < entry["stacks"] else "")
 
 
+def _merged(levels: Sequence[Level], by_level: Sequence[Row]) -> Row:
+    """One pair's rows of all levels as one, names and notes led by the level's name."""
+    first = by_level[0]
+    row = {name: first[name] for name in ("position", "time", "channel", "units")}
+    notes = []
+    for level, values in zip(levels, by_level, strict=True):
+        row |= {f"{level.name}/{name}": values[name] for name in level.metrics}
+        notes += [f"{level.name}: {values['note']}"] if values["note"] else []
+    return row | {"note": "; ".join(notes)}
+
+
 def _write_csv(path: Path, rows: Sequence[Row]) -> None:
+    with _table(path, list(rows[0])) as table:
+        table.writerows(rows)
+
+
+@contextmanager
+def _table(path: Path, columns: Sequence[str]) -> Iterator[csv.DictWriter]:
     with replacing(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, fieldnames=list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
+        table = csv.DictWriter(file, fieldnames=columns)
+        table.writeheader()
+        yield table
 
 
 def _plain(value: Any) -> Any:

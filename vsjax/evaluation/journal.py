@@ -1,0 +1,83 @@
+"""What the processes of one evaluation have measured so far, kept in its output until the report is written."""
+
+import hashlib
+import json
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from tqdm import tqdm
+
+from vsjax.disk import writing
+from vsjax.plates.parts import FOLDER, Parts
+from vsjax.plates.storage import Store
+
+
+class Journal:
+    """One JSON line per job in `.vsjax/evaluation/DIGEST/I_of_N.jsonl`, where process I takes every N-th job. A process
+    that is killed and started again goes on after its last whole line; one that is done says so by leaving its part.
+
+    Args:
+        output: the folder of the report.
+        identity: what the evaluation is; others have journals of their own.
+        process, processes: this one's number, from 0, and how many there are.
+    """
+
+    def __init__(self, output: Path, identity: Mapping[str, Any], process: int, processes: int) -> None:
+        digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
+        self._folder = output / FOLDER / "evaluation" / digest
+        self._files = [self._folder / f"{number}_of_{processes}.jsonl" for number in range(processes)]
+        self._parts = Parts(Store(output), f"evaluation/{digest}", process, processes, identity)
+        self._process = process
+
+    @property
+    def begun(self) -> bool:
+        """Whether a process of this evaluation has begun."""
+        return self._folder.is_dir()
+
+    def measure(self, jobs: Sequence[Any], measure: Callable[[Any], Any]) -> None:
+        """Write what `measure`, whose results JSON can hold, finds in those of this process's jobs that are left."""
+        mine, path = jobs[self._process :: len(self._files)], self._files[self._process]
+        with writing(path):
+            self._folder.mkdir(parents=True, exist_ok=True)
+            file = path.open("a+b")
+        with file:
+            done = _drop_half_line(file)
+            # The bar is closed before an error is printed.
+            with tqdm(mine[done:], desc="evaluate", unit="stack", initial=done, total=len(mine)) as progress:
+                for job in progress:
+                    line = json.dumps(measure(job), default=lambda number: number.item()).encode() + b"\n"
+                    with writing(path):
+                        file.write(line)
+                        file.flush()
+        self._parts.write({"jobs": len(mine)})
+
+    @contextmanager
+    def read(self, count: int) -> Iterator[Iterator[Any] | None]:
+        """What was found in all `count` jobs, in their order, one at a time; None while a process is not done."""
+        with ExitStack() as stack:
+            try:  # another that finds all parts may be quicker, and delete them
+                files = [stack.enter_context(file.open("rb")) for file in self._files] if self._parts.gather() else None
+            except FileNotFoundError:
+                files = None
+            yield files and (json.loads(next(files[number % len(files)])) for number in range(count))
+
+    def delete(self) -> None:
+        """Forget it all: the report is written, or all is to be measured anew."""
+        shutil.rmtree(self._folder, ignore_errors=True)
+        with suppress(OSError):  # another's are there too
+            self._folder.parent.rmdir()
+            self._folder.parent.parent.rmdir()
+
+
+def _drop_half_line(file: BinaryIO) -> int:
+    """Cut off what a killed process wrote of its last line; returns the number of whole lines."""
+    file.seek(0)
+    lines = size = 0
+    for line in file:
+        if line.endswith(b"\n"):
+            lines, size = lines + 1, size + len(line)
+    file.truncate(size)
+    return lines
