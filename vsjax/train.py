@@ -82,7 +82,7 @@ def train(config: ConfigDict, workdir: str | Path) -> dict[str, float]:
     init = partial(task.init, named_key(config.seed, "init"))
     abstract = jax.eval_shape(init, first_batch)
     shardings = state_shardings(mesh, abstract)
-    initial = None if can_go_on(workdir) else read_initial(config.init, abstract.variables)
+    initial = None if can_go_on(workdir) else read_initial(config.init, abstract.variables, task.model.parts)
     store = CheckpointStore(workdir)
     first_step, best = store.latest_step() or 0, None
     if first_step:

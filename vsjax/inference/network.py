@@ -29,7 +29,7 @@ class Network:
         in_channels: source channels.
         out_channels: target channels.
         divisor: what Y and X of the input must be multiples of.
-        receptive_radius: how far it looks from a pixel in Y and X, for models that say so; None if it sees everything.
+        receptive_radius: how far it looks from a pixel in Y and X; None if it sees the whole image.
         fingerprint: 16 hexadecimal digits that differ if any weight or setting of the model differs.
     """
 
@@ -44,12 +44,11 @@ class Network:
         self.in_depth = int(self._module.in_stack_depth)
         self.in_channels = int(self._module.in_channels)
         self.divisor: tuple[int, int] = tuple(int(d) for d in self._module.divisor[1:])
-        self.receptive_radius: int | None = getattr(self._module, "receptive_radius", None)
+        self.receptive_radius: int | None = self._module.receptive_radius
+        self.out_depth, self.out_channels = self._module.out_depth, int(self._module.out_channels)
         example = jax.ShapeDtypeStruct((1, self.in_depth, *self.divisor, self.in_channels), jnp.float32)
         expected = jax.eval_shape(lambda x: self._module.init(jax.random.key(0), x, train=False), example)
         _check_variables(checkpoint, expected)
-        output = jax.eval_shape(lambda v, x: self._module.apply(v, x, train=False), expected, example)
-        self.out_depth, self.out_channels = int(output.shape[1]), int(output.shape[4])
         self.fingerprint = _fingerprint(checkpoint)
         self._variables = {1: jax.device_put(checkpoint.variables)}
         self._compiled: dict[tuple[Shape, int], jax.stages.Compiled] = {}

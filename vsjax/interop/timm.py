@@ -45,8 +45,10 @@ def encoder_from_timm(tensors: Mapping[str, np.ndarray]) -> tuple[str, dict[str,
     if _TELLTALE not in state:
         raise UserError(f"the tensors ({', '.join(list(tensors)[:3])}, ...) are of no ConvNeXt V2; give one of timm's")
     backbone = find_backbone(state)
-    shapes = flax.traverse_util.flatten_dict(abstract_variables(build_model("unext2", backbone=backbone)))
-    encoder = {path: shape for path, shape in shapes.items() if path[1].startswith(("stem_norm", "encoder_"))}
+    model = build_model("unext2", backbone=backbone)
+    shapes = flax.traverse_util.flatten_dict(abstract_variables(model))
+    modules = set(model.parts["encoder"]) - {"stem"}  # which sees the image in three dimensions
+    encoder = {path: shape for path, shape in shapes.items() if path[1] in modules}
     return backbone, map_tensors("unext2", encoder, state, of="the encoder of")["params"]
 
 

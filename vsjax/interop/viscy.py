@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from vsjax.errors import UserError
+from vsjax.models.network import Network
 from vsjax.models.registry import build_model
 
 # vsjax's name (joined by dots, without the last part) -> VisCy's, rewritten in this order.
@@ -124,10 +125,9 @@ def map_tensors(
     return flax.traverse_util.unflatten_dict(variables)
 
 
-def abstract_variables(model: Any) -> dict[str, Any]:
+def abstract_variables(model: Network) -> dict[str, Any]:
     """Shapes of a network's variables, without computing them."""
-    depth, rows, columns = getattr(model, "in_stack_depth", 1), *model.divisor[1:]
-    x = jax.ShapeDtypeStruct((1, depth, rows, columns, model.in_channels), jnp.float32)
+    x = jax.ShapeDtypeStruct((1, model.in_stack_depth, *model.divisor[1:], model.in_channels), jnp.float32)
     return jax.eval_shape(lambda key, x: model.init(key, x, train=False), jax.random.key(0), x)
 
 

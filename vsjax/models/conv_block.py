@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from vsjax.models.convolution import Conv
+from vsjax.models.network import unet_radius
 
 
 class ConvBlock(nn.Module):
@@ -59,6 +60,18 @@ def halve_plane(x: Array) -> Array:
     """Average over 2x2 pixels: `[B, ..., Y, X, C] -> [B, ..., Y/2, X/2, C]`."""
     *lead, rows, columns, channels = x.shape
     return x.reshape(*lead, rows // 2, 2, columns // 2, 2, channels).mean(axis=(-4, -2))
+
+
+def pooling_unet_radius(levels: int, *, block: int, bottom: int, last: int) -> int:
+    """`network.unet_radius` of a network of `halve_plane` and `double_plane`."""
+    return unet_radius(
+        levels,
+        block=block,
+        bottom=bottom,
+        last=last,
+        halving=lambda seen: (2 * seen[0], 2 * seen[1] + 1),
+        doubling=lambda seen: ((seen[0] - 1) // 2, (seen[1] + 1) // 2),
+    )
 
 
 def double_plane(x: Array) -> Array:

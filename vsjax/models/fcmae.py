@@ -5,8 +5,8 @@ Weight for weight VisCy's `FullyConvolutionalMAE`, channels last.
 """
 
 import math
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, Self
 
 import flax.linen as nn
 import jax
@@ -17,6 +17,7 @@ from vsjax.errors import UserError
 from vsjax.models.convnext import NARROW_NORMAL, ConvNeXtStage, LayerNorm
 from vsjax.models.convolution import PatchConv
 from vsjax.models.depthwise import Implementation
+from vsjax.models.network import Network, numbered
 from vsjax.models.shuffle import blur_after_shuffle, pixel_shuffle, torch_uniform
 from vsjax.models.unext2 import Decoder, VolumeHead, check_stem, fold_depth, unfold_depth
 
@@ -76,7 +77,7 @@ class ShuffleHead(nn.Module):
         return unfold_depth(blur_after_shuffle(pixel_shuffle(x, self.scale), self.scale), self.depth)
 
 
-class FCMAE(nn.Module):
+class FCMAE(Network):
     """`[B, in_stack_depth, Y, X, in_channels] -> [B, in_stack_depth, Y, X, out_channels]`, float32 out.
 
     The optional `mask` `[B, Y/mask_stride, X/mask_stride]` (True = hidden) is for the encoder. Y and X must be
@@ -84,8 +85,6 @@ class FCMAE(nn.Module):
     `in_channels`.
     """
 
-    in_channels: int = 1
-    out_channels: int = 1
     encoder_blocks: Sequence[int] = (3, 3, 9, 3)
     dims: Sequence[int] = (96, 192, 384, 768)
     encoder_drop_path_rate: float = 0.0
@@ -100,14 +99,33 @@ class FCMAE(nn.Module):
     dtype: Any = jnp.float32
 
     @property
+    def out_depth(self) -> int:
+        """As many slices as it sees."""
+        return self.in_stack_depth
+
+    @property
     def mask_stride(self) -> int:
-        """Pixels in Y and X that one cell of the mask covers: the encoder's total stride."""
+        """The encoder's total stride."""
         return self.stem_kernel_size[1] * 2 ** (len(self.dims) - 1)
 
     @property
     def divisor(self) -> tuple[int, int, int]:
-        """What the input's (Z, Y, X) must be divisible by."""
+        """The stem's depth and the total stride."""
         return self.stem_kernel_size[0], self.mask_stride, self.mask_stride
+
+    @property
+    def parts(self) -> Mapping[str, Sequence[str]]:
+        """Top-level modules of each part."""
+        return {"encoder": ("stem", *numbered("encoder", len(self.dims))), "decoder": ("decoder",), "head": ("head",)}
+
+    @property
+    def stages(self) -> tuple[str, ...]:
+        """Paths of the convolutional stages."""
+        return *numbered("encoder", len(self.dims)), *numbered("decoder/stage", len(self.dims) - 1)
+
+    def with_plain_convolutions(self) -> Self:
+        """The same network with its depthwise products written as convolutions."""
+        return self.clone(depthwise="conv")
 
     def check(self) -> None:
         """Raise a UserError that names the first setting that cannot work."""

@@ -3,6 +3,7 @@
 Weight for weight VisCy's `Unet3d`, channels last.
 """
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -13,26 +14,58 @@ from vsjax.errors import UserError
 from vsjax.models.conv_block import batch_norm
 from vsjax.models.convnext import NARROW_NORMAL
 from vsjax.models.convolution import Conv
+from vsjax.models.network import Network, numbered, unet_radius
 from vsjax.models.shuffle import torch_uniform
 
 
-class FNet3D(nn.Module):
+class FNet3D(Network):
     """`[B, Z, Y, X, in_channels] -> [B, Z, Y, X, out_channels]`, float32 out; every axis divisible by `2**depth`.
 
     `in_stack_depth` says how many slices it is trained and used with. In training it updates `batch_stats`.
     """
 
-    in_channels: int = 1
-    out_channels: int = 1
     depth: int = 4
     mult_chan: int = 32
     in_stack_depth: int = 16
     dtype: Any = jnp.float32
 
     @property
+    def out_depth(self) -> int:
+        """As many slices as it sees."""
+        return self.in_stack_depth
+
+    @property
     def divisor(self) -> tuple[int, int, int]:
-        """What the input's (Z, Y, X) must be divisible by."""
+        """Each level of the encoder halves every axis."""
         return (2**self.depth,) * 3
+
+    @property
+    def receptive_radius(self) -> int:
+        """Of the path through the bottleneck."""
+        return unet_radius(
+            self.depth,
+            block=2,
+            bottom=2,
+            first=1,
+            last=1,
+            halving=lambda seen: (2 * seen[0] - 1, 2 * seen[1] + 1),
+            doubling=lambda seen: (seen[0] // 2, (seen[1] + 1) // 2),
+        )
+
+    @property
+    def parts(self) -> Mapping[str, Sequence[str]]:
+        """Top-level modules of each part."""
+        encoder, down, up, decoder = (numbered(name, self.depth) for name in ("encoder", "down", "up", "decoder"))
+        return {
+            "encoder": ("in_conv", *encoder, *down, "bottleneck"),
+            "decoder": (*up, *decoder),
+            "head": ("out_conv",),
+        }
+
+    @property
+    def stages(self) -> tuple[str, ...]:
+        """Paths of the convolutional stages; `down_0` and `up_0` are single convolutions."""
+        return *numbered("encoder", self.depth), "bottleneck", *numbered("decoder", self.depth)
 
     def check(self) -> None:
         """Raise a UserError that names the first setting that cannot work."""

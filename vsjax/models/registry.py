@@ -3,17 +3,17 @@
 import dataclasses
 from typing import Any
 
-import flax.linen as nn
 import jax.numpy as jnp
 
 from vsjax.errors import UserError
 from vsjax.models.fcmae import FCMAE
 from vsjax.models.fnet3d import FNet3D
+from vsjax.models.network import Network
 from vsjax.models.unet2d import UNet2D
 from vsjax.models.unet25d import UNet25D
 from vsjax.models.unext2 import UNeXt2
 
-MODELS: dict[str, type[nn.Module]] = {
+MODELS: dict[str, type[Network]] = {
     "unext2": UNeXt2,
     "fcmae": FCMAE,
     "unet25d": UNet25D,
@@ -34,7 +34,7 @@ def model_settings(name: str) -> dict[str, Any]:
     }
 
 
-def build_model(name: str, dtype: str = "float32", **settings: Any) -> nn.Module:
+def build_model(name: str, dtype: str = "float32", **settings: Any) -> Network:
     """Make the network `name` that computes in `dtype` (float32 or bfloat16), with settings named as VisCy's.
 
     Raises UserError, before anything is computed, for a name, compute type or setting that does not exist and for

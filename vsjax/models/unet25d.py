@@ -3,7 +3,7 @@
 Weight for weight VisCy's `Unet25d`, channels last.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -11,11 +11,12 @@ import jax.numpy as jnp
 from jax import Array
 
 from vsjax.errors import UserError
-from vsjax.models.conv_block import ConvBlock, double_plane, halve_plane
+from vsjax.models.conv_block import ConvBlock, double_plane, halve_plane, pooling_unet_radius
 from vsjax.models.convolution import Conv
+from vsjax.models.network import Network, numbered
 
 
-class UNet25D(nn.Module):
+class UNet25D(Network):
     """`[B, in_stack_depth, Y, X, in_channels] -> [B, out_stack_depth, Y, X, out_channels]`, float32 out.
 
     Y and X must be divisible by `divisor`. Settings have VisCy's names. `num_filters` has `num_blocks + 1` entries
@@ -23,8 +24,6 @@ class UNet25D(nn.Module):
     random stream `dropout` and updates `batch_stats`.
     """
 
-    in_channels: int = 1
-    out_channels: int = 1
     in_stack_depth: int = 5
     out_stack_depth: int = 1
     xy_kernel_size: tuple[int, int] = (3, 3)
@@ -37,9 +36,34 @@ class UNet25D(nn.Module):
     dtype: Any = jnp.float32
 
     @property
+    def out_depth(self) -> int:
+        """Slices that it predicts."""
+        return self.out_stack_depth
+
+    @property
     def divisor(self) -> tuple[int, int, int]:
-        """What the input's (Z, Y, X) must be divisible by: each block of the encoder halves the plane."""
+        """Each block of the encoder halves the plane."""
         return 1, 2**self.num_blocks, 2**self.num_blocks
+
+    @property
+    def receptive_radius(self) -> int:
+        """Of the path through the bottom."""
+        block = self.num_block_layers * (max(self.xy_kernel_size) // 2)
+        return pooling_unet_radius(self.num_blocks, block=block, bottom=0, last=1)
+
+    @property
+    def parts(self) -> Mapping[str, Sequence[str]]:
+        """Top-level modules of each part."""
+        return {
+            "encoder": (*numbered("down", self.num_blocks), "bottom"),
+            "decoder": (*numbered("skip", self.num_blocks), *numbered("up", self.num_blocks)),
+            "head": ("terminal",),
+        }
+
+    @property
+    def stages(self) -> tuple[str, ...]:
+        """Paths of the convolutional stages."""
+        return *numbered("down", self.num_blocks), "bottom", *numbered("up", self.num_blocks)
 
     def check(self) -> None:
         """Raise a UserError that names the first setting that cannot work."""

@@ -3,25 +3,24 @@
 Weight for weight VisCy's `Unet2d`, channels last. There a rounding of its rate switches dropout off; here it works.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
 from jax import Array
 
-from vsjax.models.conv_block import ConvBlock, double_plane, halve_plane
+from vsjax.models.conv_block import ConvBlock, double_plane, halve_plane, pooling_unet_radius
+from vsjax.models.network import Network, numbered
 from vsjax.models.unet25d import check_filters
 
 
-class UNet2D(nn.Module):
+class UNet2D(Network):
     """`[B, 1, Y, X, in_channels] -> [B, 1, Y, X, out_channels]`, float32 out.
 
     Y and X must be divisible by `divisor`. Settings have VisCy's names; see `UNet25D`. `task` `seg` ends in ReLU.
     """
 
-    in_channels: int = 1
-    out_channels: int = 1
     kernel_size: tuple[int, int] = (3, 3)
     residual: bool = False
     dropout: float = 0.2
@@ -37,9 +36,35 @@ class UNet2D(nn.Module):
         return 1
 
     @property
+    def out_depth(self) -> int:
+        """One slice."""
+        return 1
+
+    @property
     def divisor(self) -> tuple[int, int, int]:
-        """What the input's (Z, Y, X) must be divisible by."""
+        """Each block of the encoder halves the plane."""
         return 1, 2**self.num_blocks, 2**self.num_blocks
+
+    @property
+    def receptive_radius(self) -> int:
+        """Of the path through the bottom."""
+        one = max(self.kernel_size) // 2
+        block = self.num_block_layers * one
+        return pooling_unet_radius(self.num_blocks, block=block, bottom=block, last=one)
+
+    @property
+    def parts(self) -> Mapping[str, Sequence[str]]:
+        """Top-level modules of each part."""
+        return {
+            "encoder": (*numbered("down", self.num_blocks), "bottom"),
+            "decoder": numbered("up", self.num_blocks),
+            "head": ("terminal",),
+        }
+
+    @property
+    def stages(self) -> tuple[str, ...]:
+        """Paths of the convolutional stages."""
+        return *numbered("down", self.num_blocks), "bottom", *numbered("up", self.num_blocks)
 
     def check(self) -> None:
         """Raise a UserError that names the first setting that cannot work."""

@@ -4,8 +4,8 @@ channels, a ConvNeXt V2 encoder, a decoder of pixel shuffles, and a head that un
 Weight for weight the network of VisCy's `UNeXt2`, channels last.
 """
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, Self
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -15,6 +15,7 @@ from vsjax.errors import UserError
 from vsjax.models.convnext import ConvNeXtStage, LayerNorm, linear_drop_path_rates
 from vsjax.models.convolution import Conv, PatchConv
 from vsjax.models.depthwise import Implementation
+from vsjax.models.network import Network, numbered
 from vsjax.models.shuffle import blur_after_shuffle, icnr, pixel_shuffle, torch_uniform
 
 # Depths and widths of the stages (ConvNeXt V2, Table 1 of its paper).
@@ -149,7 +150,7 @@ def instance_norm(x: Array, epsilon: float = 1e-5) -> Array:
     return (centred / jnp.sqrt(variance + epsilon)).astype(x.dtype)
 
 
-class UNeXt2(nn.Module):
+class UNeXt2(Network):
     """`[B, in_stack_depth, Y, X, in_channels] -> [B, out_stack_depth, Y, X, out_channels]`, float32 out.
 
     Y and X must be divisible by `divisor`. Settings have VisCy's names; `out_stack_depth` None means that of the
@@ -161,8 +162,6 @@ class UNeXt2(nn.Module):
     pass it in proportion. 1 is the published network; 0.2 learns faster from few images.
     """
 
-    in_channels: int = 1
-    out_channels: int = 1
     in_stack_depth: int = 5
     out_stack_depth: int | None = None
     backbone: str = "convnextv2_tiny"
@@ -178,10 +177,29 @@ class UNeXt2(nn.Module):
     dtype: Any = jnp.float32
 
     @property
+    def out_depth(self) -> int:
+        """Slices that it predicts."""
+        return self.out_stack_depth or self.in_stack_depth
+
+    @property
     def divisor(self) -> tuple[int, int, int]:
-        """What the input's (Z, Y, X) must be divisible by: the stem's stride and the encoder's three halvings."""
+        """The stem's stride and the encoder's three halvings."""
         z, y, x = self.stem_kernel_size
         return z, 8 * y, 8 * x
+
+    @property
+    def parts(self) -> Mapping[str, Sequence[str]]:
+        """Top-level modules of each part."""
+        return {"encoder": ("stem", "stem_norm", *numbered("encoder", 4)), "decoder": ("decoder",), "head": ("head",)}
+
+    @property
+    def stages(self) -> tuple[str, ...]:
+        """Paths of the convolutional stages."""
+        return *numbered("encoder", 4), *numbered("decoder/stage", 3)
+
+    def with_plain_convolutions(self) -> Self:
+        """The same network with its depthwise products written as convolutions."""
+        return self.clone(depthwise="conv")
 
     def check(self) -> None:
         """Raise a UserError that names the first setting that cannot work."""
@@ -198,7 +216,6 @@ class UNeXt2(nn.Module):
     @nn.compact
     def __call__(self, x: Array, train: bool = False) -> Array:
         depths, dims = BACKBONES[self.backbone]
-        out_depth = self.out_stack_depth or self.in_stack_depth
         x = VolumeStem(dims[0], tuple(self.stem_kernel_size), self.dtype, name="stem")(x * self.input_gain)
         x = LayerNorm(name="stem_norm")(x)
         features = []
@@ -214,7 +231,7 @@ class UNeXt2(nn.Module):
             )
             x = stage(x, train)
             features.append(x)
-        channels = (*dims[-2:0:-1], (out_depth + 2) * self.out_channels * 4 * self.head_expansion_ratio)
+        channels = (*dims[-2:0:-1], (self.out_depth + 2) * self.out_channels * 4 * self.head_expansion_ratio)
         x = Decoder(
             channels,
             self.decoder_conv_blocks,
@@ -225,7 +242,7 @@ class UNeXt2(nn.Module):
             name="decoder",
         )(features, train)
         head = VolumeHead(
-            self.out_channels, out_depth, self.head_expansion_ratio, self.head_pool, self.dtype, name="head"
+            self.out_channels, self.out_depth, self.head_expansion_ratio, self.head_pool, self.dtype, name="head"
         )
         return head(x).astype(jnp.float32)
 

@@ -4,12 +4,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
 from jax.sharding import NamedSharding, PartitionSpec
 
+from vsjax.models.network import Network
 from vsjax.tasks.inputs import Inputs
 from vsjax.tasks.parts import is_in
 from vsjax.tasks.state import TrainState
@@ -21,16 +21,16 @@ class DescentTask:
     """A network that learns by gradient descent.
 
     Attributes:
-        model: the network, `[B, Z, Y, X, C] -> [B, Z', Y, X, C']`.
+        model: the network.
         inputs: how a batch becomes the network's input and target.
         optimizer: the update rule.
         average_decay: decay of the moving average of the parameters; 0 keeps none.
-        frozen: parts of the network whose parameters stay as they are (`parts.py`). Running statistics of batch norms
-            go on, as in VisCy.
+        frozen: top-level modules of the network whose parameters stay as they are (`parts.py`). Running statistics of
+            batch norms go on, as in VisCy.
         accumulate: parts in which the gradient of a batch is computed, one after the other, to save memory.
     """
 
-    model: nn.Module
+    model: Network
     inputs: Inputs
     optimizer: optax.GradientTransformation
     average_decay: float = 0.0

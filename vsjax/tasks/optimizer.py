@@ -1,5 +1,6 @@
 """AdamW and its learning-rate schedule."""
 
+from collections.abc import Collection
 from typing import Any
 
 import jax
@@ -39,10 +40,10 @@ def learning_rate(config: ConfigDict, steps: int) -> optax.Schedule:
     return schedule
 
 
-def make_optimizer(config: ConfigDict, steps: int, frozen: tuple[str, ...] = ()) -> optax.GradientTransformation:
+def make_optimizer(config: ConfigDict, steps: int, frozen: Collection[str] = ()) -> optax.GradientTransformation:
     """AdamW (betas .9 and .999, eps 1e-8, decoupled decay on every parameter, as torch's) after optional clipping of
-    the gradient's global norm (`clip_norm` 0 turns it off). Parameters of `frozen` parts (`parts.py`) stay as they are:
-    neither gradient nor decay moves them, and no moments are kept for them."""
+    the gradient's global norm (`clip_norm` 0 turns it off). Parameters of `frozen` modules (`parts.py`) stay as they
+    are: neither gradient nor decay moves them, and no moments are kept for them."""
     adamw = optax.adamw(
         learning_rate(config, steps), b1=config.b1, b2=config.b2, eps=config.eps, weight_decay=config.weight_decay
     )

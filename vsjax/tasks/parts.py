@@ -1,38 +1,33 @@
-"""Encoder, decoder and head: the parts of a network that are loaded or frozen together."""
+"""The parts of a network that are loaded or frozen together: `config.init.load` and `config.init.freeze`."""
 
-import re
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import jax
 
 from vsjax.errors import UserError
 
-# Top-level modules of every network, as `models/` names them.
-_PARTS = {
-    "encoder": re.compile(r"stem|stem_norm|in_conv|encoder_\d+|down_\d+|bottom|bottleneck"),
-    "decoder": re.compile(r"decoder|decoder_\d+|up_\d+|skip_\d+"),
-    "head": re.compile(r"head|terminal|out_conv"),
-}
-CHOICES = {"": (), "encoder": ("encoder",), "encoder+decoder": ("encoder", "decoder"), "all": tuple(_PARTS)}
 
+def chosen_modules(field: str, choice: str, parts: Mapping[str, Sequence[str]]) -> tuple[str, ...]:
+    """The top-level modules that `config.init.load` or `config.init.freeze` names.
 
-def check_choice(field: str, choice: str) -> str:
-    """The value of `config.init.load` or `config.init.freeze`; UserError if it names no parts."""
-    if choice not in CHOICES:
+    Args:
+        field: `load` or `freeze`.
+        choice: the field's value: a part with those before it, such as "encoder+decoder"; "all"; "" for none.
+        parts: of the network (`models/network.py`).
+
+    Raises:
+        UserError: the network has no such parts.
+    """
+    names = list(parts)
+    choices = {"+".join(names[:count]): names[:count] for count in range(len(names))} | {"all": names}
+    if choice not in choices:
         raise UserError(
-            f"config.init.{field}={choice!r} does not exist; choose one of {', '.join(filter(None, CHOICES))}"
+            f"config.init.{field}={choice!r} does not exist; choose one of {', '.join(filter(None, choices))}"
         )
-    return choice
+    return tuple(module for part in choices[choice] for module in parts[part])
 
 
-def part_of(module: str) -> str:
-    """The part that a top-level module belongs to; ValueError for a name that no network has."""
-    for part, pattern in _PARTS.items():
-        if pattern.fullmatch(module):
-            return part
-    raise ValueError(f"the module {module!r} is in no part of a network")
-
-
-def is_in(parts: tuple[str, ...], params: Any) -> Any:
-    """For every parameter of a tree `{module: ...}`, whether its module is in one of the parts."""
-    return {module: jax.tree.map(lambda _, m=module: part_of(m) in parts, tree) for module, tree in params.items()}
+def is_in(modules: Collection[str], params: Any) -> Any:
+    """For every parameter of a tree `{module: ...}`, whether it belongs to one of the modules."""
+    return {module: jax.tree.map(lambda _, m=module: m in modules, tree) for module, tree in params.items()}

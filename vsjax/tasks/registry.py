@@ -14,7 +14,7 @@ from vsjax.models.registry import build_model, model_settings
 from vsjax.tasks.inputs import Inputs
 from vsjax.tasks.masked_pretraining import MaskedPretrainingTask
 from vsjax.tasks.optimizer import make_optimizer
-from vsjax.tasks.parts import CHOICES, check_choice
+from vsjax.tasks.parts import chosen_modules
 from vsjax.tasks.regression import RegressionTask
 from vsjax.tasks.task import Task
 
@@ -79,7 +79,7 @@ def _masked_pretraining(config: ConfigDict, images: NamedSharding | None) -> Mas
     if not 0 < config.mask_ratio < 1:
         raise UserError(f"config.mask_ratio={config.mask_ratio} must lie between 0 and 1")
     network = _network(config, images)
-    if not hasattr(network["model"], "mask_stride"):
+    if network["model"].mask_stride is None:
         raise UserError(
             f'config.model.name={config.model.name!r} cannot be masked; config.task="masked_pretraining" needs "fcmae"'
         )
@@ -98,10 +98,10 @@ def _network(config: ConfigDict, images: NamedSharding | None) -> dict[str, Any]
         target=Normalization(**config.data.target_normalization),
         augment=AugmentConfig.from_config(config.augment),
         patch=patch,
-        out_depth=getattr(model, "out_stack_depth", patch[0]),  # the others give as many slices as they see
+        out_depth=model.out_depth,
         sharding=images,
     )
-    frozen = CHOICES[check_choice("freeze", config.init.freeze)]
+    frozen = chosen_modules("freeze", config.init.freeze, model.parts)
     optimizer = make_optimizer(config.optim, config.train.steps, frozen)
     return {
         "model": model,

@@ -3,9 +3,9 @@
 from collections.abc import Mapping
 from typing import Any, Protocol
 
-import flax.linen as nn
 import jax
 
+from vsjax.models.network import Network
 from vsjax.tasks.inputs import Inputs
 from vsjax.tasks.state import TrainState
 
@@ -21,7 +21,7 @@ class Task(Protocol):
         metrics: names of what `evaluate` returns.
     """
 
-    model: nn.Module
+    model: Network
     inputs: Inputs
     metrics: tuple[str, ...]
 

@@ -1,6 +1,7 @@
 """Beginning with the weights of another run (pre-training, a published model) instead of random ones."""
 
 import logging
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +12,7 @@ from ml_collections import ConfigDict
 
 from vsjax.errors import UserError
 from vsjax.runtime.checkpoint import load_checkpoint
-from vsjax.tasks.parts import CHOICES, check_choice, part_of
+from vsjax.tasks.parts import chosen_modules
 from vsjax.tasks.state import TrainState
 
 LOG = logging.getLogger(__name__)
@@ -33,18 +34,19 @@ class Transfer:
     source: str
 
 
-def read_initial(init: ConfigDict, variables: Any) -> Transfer | None:
+def read_initial(init: ConfigDict, variables: Any, parts: Mapping[str, Sequence[str]]) -> Transfer | None:
     """The weights that `config.init` asks for; None where it names no checkpoint. Nothing is computed.
 
     Args:
         init: `config.init`.
         variables: shapes of the network's variables.
+        parts: of the network (`models/network.py`).
 
     Raises:
         UserError: a field is none of its choices, the checkpoint cannot be read, nothing of it fits, or frozen layers
             would stay random.
     """
-    parts, frozen = CHOICES[check_choice("load", init.load)], CHOICES[check_choice("freeze", init.freeze)]
+    loaded, frozen = (chosen_modules(field, init[field], parts) for field in ("load", "freeze"))
     if not init.checkpoint:
         if frozen:
             raise UserError(
@@ -52,7 +54,10 @@ def read_initial(init: ConfigDict, variables: Any) -> Transfer | None:
             )
         return None
     checkpoint = load_checkpoint(init.checkpoint, init.which or None)
-    wanted, given = (_of_parts(tree, parts) for tree in (variables, checkpoint.variables))
+    known = {module for modules in parts.values() for module in modules}
+    wanted, given = _flat(variables), _flat(checkpoint.variables)
+    strangers = {path[1] for path in given} - known  # which no part names, so that they are said to be left out
+    wanted, given = _of_modules(wanted, loaded), _of_modules(given, {*loaded, *strangers})
     values = {path: given[path] for path, leaf in wanted.items() if path in given and _fits(given[path], leaf)}
     misfits = _misfits(wanted, given, values)
     if not any(path[0] == "params" for path in values):
@@ -60,7 +65,7 @@ def read_initial(init: ConfigDict, variables: Any) -> Transfer | None:
             f"config.init.checkpoint={init.checkpoint}: no layer of its {init.load} fits config.model "
             f"({misfits[0] if misfits else 'it has none'}); set config.model to a network like {_network(checkpoint)}"
         )
-    random = [path for path in _of_parts(variables, frozen) if path[0] == "params" and path not in values]
+    random = [path for path in _of_modules(_flat(variables), frozen) if path[0] == "params" and path not in values]
     if random:
         raise UserError(
             f"config.init.freeze={init.freeze!r} would keep random weights in {'/'.join(random[0])}, which the "
@@ -81,10 +86,13 @@ def apply_initial(transfer: Transfer, state: TrainState) -> TrainState:
     return state.replace(variables=variables, average=average)
 
 
-def _of_parts(variables: Any, parts: tuple[str, ...]) -> dict[Path, Any]:
-    """The leaves `(collection, module, ...)` of the modules that belong to `parts`."""
-    flat = flax.traverse_util.flatten_dict(flax.core.unfreeze(variables))
-    return {path: leaf for path, leaf in flat.items() if part_of(path[1]) in parts}
+def _flat(variables: Any) -> dict[Path, Any]:
+    """The leaves by path, `(collection, module, ...)`."""
+    return flax.traverse_util.flatten_dict(flax.core.unfreeze(variables))
+
+
+def _of_modules(leaves: dict[Path, Any], modules: Collection[str]) -> dict[Path, Any]:
+    return {path: leaf for path, leaf in leaves.items() if path[1] in modules}
 
 
 def _fits(value: Any, wanted: Any) -> bool:

@@ -25,8 +25,7 @@ def describe_model(task: Task, variables: Mapping[str, Any], batch: Mapping[str,
     source, _ = jax.eval_shape(task.inputs.training, jax.random.key(0), batch)
     one = jax.ShapeDtypeStruct((1, *source.shape[1:]), source.dtype)
     counts = {name: sum(leaf.size for leaf in jax.tree.leaves(module)) for name, module in shapes["params"].items()}
-    # Products that are written as shifted sums are not seen; as the convolution that they are, they count.
-    model = task.model.clone(depthwise="conv") if hasattr(task.model, "depthwise") else task.model
+    model = task.model.with_plain_convolutions()  # products that are written as shifted sums would not be seen
     work = multiply_adds(partial(model.apply, train=False), shapes, one)
     parts = ", ".join(f"{name} {count:,}" for name, count in counts.items())
     total = sum(counts.values())

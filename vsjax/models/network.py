@@ -1,0 +1,103 @@
+"""What training, inference and weight loading ask of a network: one base class of Linen modules."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Self
+
+import flax.linen as nn
+
+Interval = tuple[int, int]  # the first and the last pixel
+
+
+class Network(nn.Module):
+    """A network from volumes `[B, Z, Y, X, in_channels]` to volumes `[B, out_depth, Y, X, out_channels]`.
+
+    It is called as `network(x, train=False)`. Everything here is known before there are variables.
+
+    Attributes:
+        in_channels, out_channels: of the volumes that it sees and gives.
+        in_stack_depth: slices that it sees.
+        out_depth: slices that it gives, the middle ones.
+        divisor: what the input's (Z, Y, X) must be divisible by.
+        receptive_radius: how far it looks from a pixel in Y and X when it is not training; None if it sees the whole
+            image.
+        mask_stride: pixels in Y and X of one cell of the mask that it takes as `mask=`; None if it cannot be masked.
+        parts: the top-level modules of each part, from the input on. Parts are loaded or frozen together.
+        stages: paths of the convolutional stages in the order in which they are computed.
+    """
+
+    in_channels: int = 1
+    out_channels: int = 1
+
+    receptive_radius = None
+    mask_stride = None
+
+    @property
+    def in_stack_depth(self) -> int:
+        raise NotImplementedError
+
+    @property
+    def out_depth(self) -> int:
+        raise NotImplementedError
+
+    @property
+    def divisor(self) -> tuple[int, int, int]:
+        raise NotImplementedError
+
+    @property
+    def parts(self) -> Mapping[str, Sequence[str]]:
+        raise NotImplementedError
+
+    @property
+    def stages(self) -> tuple[str, ...]:
+        raise NotImplementedError
+
+    def with_plain_convolutions(self) -> Self:
+        """The same network with every convolution written as one, for counting its products."""
+        return self
+
+    def check(self) -> None:
+        """Raise a UserError that names the first setting that cannot work."""
+
+
+def unet_radius(
+    levels: int,
+    *,
+    block: int,
+    bottom: int,
+    first: int = 0,
+    last: int,
+    halving: Callable[[Interval], Interval],
+    doubling: Callable[[Interval], Interval],
+) -> int:
+    """How far a U-Net looks from a pixel of its output, along one axis.
+
+    Follows the path through the bottom back to the input, from every place that a pixel can have on the coarsest grid;
+    the paths through the skips see less.
+
+    Args:
+        levels: how often the plane is halved.
+        block, bottom, first, last: how far the convolutions of a block look together, those at the bottom, those before
+            the encoder and those after the decoder.
+        halving, doubling: what of their input these see for an interval of their output.
+    """
+
+    def reach(pixel: int) -> int:
+        seen = _widened((pixel, pixel), last)
+        for _ in range(levels):
+            seen = doubling(_widened(seen, block))
+        seen = _widened(seen, bottom)
+        for _ in range(levels):
+            seen = _widened(halving(seen), block)
+        low, high = _widened(seen, first)
+        return max(pixel - low, high - pixel)
+
+    return max(map(reach, range(2**levels)))
+
+
+def _widened(interval: Interval, by: int) -> Interval:
+    return interval[0] - by, interval[1] + by
+
+
+def numbered(name: str, count: int) -> tuple[str, ...]:
+    """`name_0`, `name_1`, ..."""
+    return tuple(f"{name}_{i}" for i in range(count))
