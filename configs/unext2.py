@@ -7,7 +7,7 @@ python -m vsjax.train --config configs/unext2.py --workdir runs/a --config.data.
 
 from ml_collections import ConfigDict
 
-from configs.common import base_config, channel_role, paper_augmentation
+from configs.common import base_config, channel_role, paper_augmentation, shrink
 
 
 def get_config(mode: str = "") -> ConfigDict:
@@ -23,8 +23,5 @@ def get_config(mode: str = "") -> ConfigDict:
     config.augment.update(paper_augmentation())
     if mode == "debug":
         config.model.backbone = "convnextv2_atto"
-        config.data.patch = (5, 64, 64)
-        config.task.loss.scales = 2
-        config.optim.warmup_steps = 2
-        config.train.update(steps=20, log_every=5, validate_every=10, save_every=10)
+        shrink(config, patch=(5, 64, 64))
     return config

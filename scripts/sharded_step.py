@@ -15,16 +15,14 @@ from ml_collections import ConfigDict
 
 from configs.common import base_config, small_data_augmentation
 from vsjax.data.augmentation import AugmentConfig, oversized_patch
-from vsjax.models.unext2 import BACKBONES
 from vsjax.runtime.keys import named_key, step_key
 from vsjax.runtime.mesh import image_sharding, make_mesh, put_batch, replicated, state_shardings
 from vsjax.tasks.registry import complete_model, make_task
 from vsjax.tasks.task import Task
 
-BACKBONES["small"] = ((1, 1, 1, 1), (8, 16, 24, 32))  # known to this process only
 NETWORKS = {
     "unext2": {
-        "backbone": "small",
+        "backbone": ((1, 1, 1, 1), (8, 16, 24, 32)),
         "head_expansion_ratio": 1,
         "decoder_conv_blocks": 1,
         "drop_path_rate": 0.1,

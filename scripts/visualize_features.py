@@ -17,7 +17,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from vsjax.errors import UserError
-from vsjax.evaluation.feature_maps import capture_features, principal_components, stage_names, to_rgb
+from vsjax.evaluation.feature_maps import capture_features, principal_components, to_rgb
 from vsjax.evaluation.figures import DPI, STYLE, contrast_limits, draw_scale_bar
 from vsjax.evaluation.report import replacing
 from vsjax.inference.fields import open_field
@@ -59,7 +59,7 @@ def main(arguments: list[str] | None = None) -> None:
     position = plate[options.position or plate.position_names[0]]
     z = position.shape[2] // 2 if options.z is None else options.z
     window, at = read_window(position, predictor, options.source or predictor.source_channels, z, options.crop)
-    stages = options.stages or stage_names(model, checkpoint.variables, window)
+    stages = options.stages or model.stages
     features, prediction = capture_features(model, checkpoint.variables, window, stages)
     depth = window.shape[1]
     above = [Picture(f"{predictor.source_channels[0]}\n{_size(window[0])}", window[0, at, ..., 0])]

@@ -72,6 +72,24 @@ def test_a_safetensors_file_needs_only_what_no_shape_tells(shared, tmp_path, pre
     check_golden(shared, "tiny_unext2_atto", checkpoint)
 
 
+def test_channels_that_nobody_names_are_numbered(shared, tmp_path, capsys):
+    checkpoint = convert(golden_file(shared, "tiny_unext2_atto"), tmp_path / "model", *NOT_NORMALISED)
+    assert "nothing tells the names of its target channels: target_0 target_1 (--target" in capsys.readouterr().out
+    assert vsjax.load(checkpoint).target_channels == ("target_0", "target_1")
+    check_golden(shared, "tiny_unext2_atto", checkpoint)
+
+
+def test_what_is_restored_has_the_names_of_what_is_seen():
+    """A masked autoencoder of two channels; a network of two channels to three stains."""
+    recipe = find_recipe("fcmae", {"in_channels": 2, "out_channels": 2, "head_conv": False})
+    assert recipe.source_channels == recipe.target_channels == ("source_0", "source_1")
+    recipe = find_recipe("unext2", {"in_channels": 2, "out_channels": 3})
+    assert (recipe.source_channels, recipe.target_channels) == (
+        ("source_0", "source_1"),
+        ("target_0", "target_1", "target_2"),
+    )
+
+
 def test_assumed_settings_are_said(shared, tmp_path, capsys):
     save_file(golden_tensors(shared), tmp_path / "model.safetensors")
     convert(tmp_path / "model.safetensors", tmp_path / "a", "--target", "a", "b")
@@ -202,7 +220,6 @@ def test_bad_files_give_one_line_and_write_nothing(shared, tmp_path, name):
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        ([], r"predicts 2 channels, but nothing tells their names, give them by --target"),
         (["--target", "nuclei"], r"predicts 2 channels, but --target names nuclei"),
         (["--target", "nuclei", "nuclei"], r"name 2 different ones"),
         (["--target", "a", "b", "--source", "c", "d"], r"sees 1 channels, but --source names c d"),
@@ -212,6 +229,7 @@ def test_bad_files_give_one_line_and_write_nothing(shared, tmp_path, name):
         (["--target", "a", "b", "--set", "out_channels=3"], r"_pert.ckpt: these weights do not fit"),
         (["--target", "a", "b", "--normalization-source", "fov"], r"--normalization-source fov: .*fov/mean_std"),
         (["--target", "a", "b", "--statistics", "{plate}"], r"cells.zarr.*channel.*'a'"),
+        (["--statistics", "{plate}"], r"cells.zarr.*--target"),
         (["--target", "a", "b", "--pixel-size", "1", "0", "1"], r"--pixel-size"),
     ],
 )
@@ -262,7 +280,7 @@ def test_published_models_are_known_by_their_shape(name, settings, title, source
         source,
         target,
     )
-    assert recipe.target_channels == (() if title == "no published" else ("nuclei", "membrane"))
+    assert recipe.target_channels == (("target_0", "target_1") if title == "no published" else ("nuclei", "membrane"))
 
 
 def test_settings_reach_the_network(shared, tmp_path):

@@ -84,15 +84,23 @@ def _describe_data(network: ConvertedNetwork, options: argparse.Namespace) -> Da
     """Channels, normalisation, statistics and pixel size: the user's, or else those of the published model.
 
     Raises:
-        UserError: the names are not as many as the network's channels, or nothing tells them, or the plate of
-            --statistics lacks one.
+        UserError: the names are not as many as the network's channels, or nothing tells which of the channels in the
+            plate of --statistics are the targets, or it lacks one.
     """
     recipe = find_recipe(network.name, network.settings)
     source = tuple(options.source or recipe.source_channels)
     target = tuple(options.target or recipe.target_channels)
     _check_names(options.input, "--source", source, "sees", network.settings["in_channels"])
     _check_names(options.input, "--target", target, "predicts", network.settings["out_channels"])
+    nameless = [role for role in recipe.numbered if not getattr(options, role)]
+    if options.statistics and "target" in nameless:
+        raise UserError(
+            f"{options.statistics}: nothing tells which of its channels are the targets; name them by --target"
+        )
     print(f"{options.input}: has the shape of {recipe.title}")
+    for role in nameless:
+        names = " ".join({"source": source, "target": target}[role])
+        print(f"nothing tells the names of its {role} channels: {names} (--{role} gives others)")
     if options.pixel_size and min(options.pixel_size) <= 0:
         raise UserError(f"--pixel-size {options.pixel_size}: every size must be above 0 µm")
     statistics, pixel_size_um = {}, ()
@@ -113,7 +121,7 @@ def _describe_data(network: ConvertedNetwork, options: argparse.Namespace) -> Da
 
 def _check_names(path: str, flag: str, names: Sequence[str], verb: str, count: int) -> None:
     if len(names) != count or len(set(names)) != count:
-        given = f"{flag} names {' '.join(names)}" if names else f"nothing tells their names, give them by {flag}"
+        given = f"{flag} names {' '.join(names)}"
         raise UserError(f"{path}: the network {verb} {count} channels, but {given}; name {count} different ones")
 
 

@@ -5,17 +5,16 @@ import jax
 import jax.numpy as jnp
 
 from vsjax.models import registry
+from vsjax.models.network import Network
 from vsjax.runtime.checkpoint import save_variables
 from vsjax.runtime.description import Description
 
 STATISTICS = {"mean": 90.0, "std": 30.0, "median": 80.0, "iqr": 20.0, "p1": 60.0, "p99": 200.0}
 
 
-class LocalNetwork(nn.Module):
+class LocalNetwork(Network):
     """A (depth, 2r+1, 2r+1) convolution with a nonlinearity: it looks `radius` pixels far and no farther."""
 
-    in_channels: int = 1
-    out_channels: int = 1
     in_stack_depth: int = 3
     out_stack_depth: int = 3
     radius: int = 2
@@ -26,8 +25,15 @@ class LocalNetwork(nn.Module):
     def receptive_radius(self):
         return self.radius
 
-    def check(self):
-        pass
+    @property
+    def out_depth(self):
+        return self.out_stack_depth
+
+    @property
+    def parts(self):
+        return {"head": ("Conv_0",)}
+
+    stages = ("Conv_0",)
 
     @nn.compact
     def __call__(self, x, train=False):

@@ -177,6 +177,23 @@ def test_the_experiment_says_whether_to_augment(tmp_path, random):
     assert not np.allclose(asked.predict(volume), plain.predict(volume))
 
 
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [
+        ("unet2d", {"num_blocks": 1, "num_filters": (4, 4), "residual": True}),
+        ("fnet3d", {"depth": 1, "mult_chan": 4, "in_stack_depth": 2}),
+    ],
+)
+def test_networks_of_finite_radius_are_tiled_exactly(tmp_path, random, name, settings):
+    module, _ = save_checkpoint(tmp_path / "run", name=name, level="none", **settings)
+    predictor = load(tmp_path / "run")
+    volume = random.normal(size=(module.in_stack_depth, 70, 64)).astype(np.float32)
+    side = 2 * module.receptive_radius + 4
+    assert side < 40
+    tiled = predictor.predict(volume, tile=(side, side), batch_size=1)
+    np.testing.assert_allclose(tiled, predictor.predict(volume), atol=1e-5)
+
+
 def test_memory_decides_the_tile(tmp_path, random, monkeypatch):
     """With little memory the field of view is cut until it fits, and the result stays that of the whole."""
     save_checkpoint(tmp_path / "run", radius=3)

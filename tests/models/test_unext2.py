@@ -45,6 +45,14 @@ def test_parameter_counts_of_the_published_networks(name, settings, parameters):
     assert out.shape[-1] == settings.get("out_channels", 1)
 
 
+def test_sizes_of_ones_own_are_those_of_the_name():
+    """As lists too, which a checkpoint's description gives back."""
+    named = build_model("unext2", **ATTO)
+    own = build_model("unext2", **{**ATTO, "backbone": [[2, 2, 6, 2], [40, 80, 160, 320]]})
+    assert own.backbone == ((2, 2, 6, 2), (40, 80, 160, 320))
+    assert jax.tree.map(lambda leaf: leaf.shape, shapes(own)) == jax.tree.map(lambda leaf: leaf.shape, shapes(named))
+
+
 @pytest.mark.parametrize("backbone", ["atto", "femto", "pico", "nano", "tiny", "base"])
 def test_thirteen_slices_in_one_out(backbone):
     settings = {"in_stack_depth": 13, "stem_kernel_size": [13, 4, 4], "out_stack_depth": 1, "out_channels": 3}
@@ -128,6 +136,14 @@ def test_drop_path_only_in_training(random_variables):
         ("unext3", {}, r"model.name = 'unext3' does not exist; choose one of unext2"),
         ("unext2", {"backbon": "x"}, r"model.backbon is no setting of unext2; it has in_channels"),
         ("unext2", {"backbone": "resnet50"}, r"model.backbone = 'resnet50' does not exist.*convnextv2_atto"),
+        ("unext2", {"backbone": ((1, 1, 1), (8, 16, 24))}, r"model.backbone = .* is not \(blocks, channels\) of four"),
+        ("unext2", {"backbone": ((1, 1, 1, 0), (8, 16, 24, 32))}, r"model.backbone = .* above 0"),
+        ("unext2", {"backbone": (2, 2, 6, 2)}, r"model.backbone = \(2, 2, 6, 2\) is not"),
+        (
+            "unext2",
+            {"backbone": ((1, 1, 1, 1), (9, 16, 24, 32)), "in_stack_depth": 10},
+            r"not divide the 9 channels",
+        ),
         ("unext2", {"in_stack_depth": 13}, r"model.in_stack_depth = 13 is not divisible by 5"),
         ("unext2", {"in_stack_depth": 35}, r"35 makes 7 patches in depth"),
         ("unext2", {"stem_kernel_size": (5, 2, 2)}, r"model.stem_kernel_size = \(5, 2, 2\)"),

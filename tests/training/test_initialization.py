@@ -35,6 +35,9 @@ def checkpoint(tmp_path_factory):
     return path
 
 
+PARTS = {"encoder": ("stem", "encoder_0"), "decoder": ("decoder",), "head": ("head",)}
+
+
 def init_config(checkpoint, **changes):
     return ConfigDict({"checkpoint": str(checkpoint), "which": "", "load": "all", "freeze": "", **changes})
 
@@ -42,7 +45,7 @@ def init_config(checkpoint, **changes):
 def begin(checkpoint, variables, average=False, **changes):
     variables = jax.tree.map(jnp.asarray, variables)
     state = TrainState(jnp.int32(0), variables, variables["params"] if average else {}, ())
-    transfer = read_initial(init_config(checkpoint, **changes), variables)
+    transfer = read_initial(init_config(checkpoint, **changes), variables, PARTS)
     return apply_initial(transfer, state), transfer.misfits
 
 
@@ -109,7 +112,7 @@ def test_every_layer_that_does_not_fit_is_named(checkpoint, caplog):
 )
 def test_what_cannot_be_is_refused_in_one_line(checkpoint, changes, variables, message):
     with pytest.raises(UserError, match=message) as error:
-        read_initial(init_config(**{"checkpoint": checkpoint, **changes}), variables)
+        read_initial(init_config(**{"checkpoint": checkpoint, **changes}), variables, PARTS)
     assert "\n" not in str(error.value)
 
 

@@ -3,7 +3,6 @@
 Liu et al. 2025, "Model visualization": every XY pixel of a stage's output is a sample, its dimensions the channels.
 """
 
-import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -12,28 +11,15 @@ import jax
 import numpy as np
 
 from vsjax.errors import UserError
+from vsjax.models.network import Network
 
 COMPONENTS = 8  # as in the paper; the first three are shown
 LIMITS = (1, 99)  # percentiles of a component that become black and full colour: a border's few pixels do not decide
-# The convolutional stages of every network, as `models/` names them. FNet3D's down_0 and up_0 are single convolutions.
-_STAGE = re.compile(r"(encoder|decoder|down|up)_\d+|decoder/stage_\d+|bottom|bottleneck")
 _NO_SIGNAL = 1e-10  # of the total variance: a component with less is rounding
 
 
-def stage_names(model: nn.Module, variables: Any, window: np.ndarray) -> list[str]:
-    """Names of the convolutional stages in the order in which they are computed; nothing is computed.
-
-    model, variables: the network; window: `[1, Z, Y, X, C]`, of whose shape only.
-    """
-    order: list[str] = []
-    jax.eval_shape(lambda v, x: _apply(model, v, x, _note(order)), variables, window)
-    stages = [name for name in order if _STAGE.fullmatch(name)]
-    blocks = any(name.startswith("encoder_") for name in stages)
-    return [name for name in stages if not (blocks and name.startswith(("down_", "up_")))]
-
-
 def capture_features(
-    model: nn.Module, variables: Any, window: np.ndarray, stages: Sequence[str]
+    model: Network, variables: Any, window: np.ndarray, stages: Sequence[str]
 ) -> tuple[dict[str, np.ndarray], np.ndarray]:
     """Apply a network once and keep what its stages put out.
 
@@ -53,10 +39,7 @@ def capture_features(
     jax.eval_shape(lambda v, x: _apply(model, v, x, _note(order)), variables, window)
     for name in stages:
         if name not in order:
-            raise UserError(
-                f"--stages {name}: the network has no such stage; its stages are "
-                f"{', '.join(stage_names(model, variables, window))}"
-            )
+            raise UserError(f"--stages {name}: the network has no such stage; its stages are {', '.join(model.stages)}")
     keep = jax.jit(lambda v, x: _apply(model, v, x, lambda module, _: "/".join(module.path) in stages))
     prediction, captured = keep(variables, window)
     features = {}
@@ -102,7 +85,7 @@ def to_rgb(components: np.ndarray) -> np.ndarray:
     return np.clip((shown - low) / scale, 0, 1)
 
 
-def _apply(model: nn.Module, variables: Any, x: Any, keep: Callable[[nn.Module, str], bool]) -> Any:
+def _apply(model: Network, variables: Any, x: Any, keep: Callable[[nn.Module, str], bool]) -> Any:
     return model.apply(variables, x, train=False, capture_intermediates=keep, mutable=["intermediates"])
 
 

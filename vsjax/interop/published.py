@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from vsjax.intensity.normalization import Normalization
+from vsjax.models.network import numbered
 from vsjax.models.unext2 import BACKBONES
 
 _PHASE, _STAINS = ("Phase3D",), ("nuclei", "membrane")
@@ -24,8 +25,9 @@ class Recipe:
 
     Attributes:
         title: what the network looks like, for the user.
-        source_channels, target_channels: names, empty where nothing tells them.
+        source_channels, target_channels: names, as many as the network has channels.
         source, target: how each is normalised.
+        numbered: the roles, of source and target, whose names nothing tells, so that they are `target_0`, ...
         silent: settings of the published model that its weights do not tell.
     """
 
@@ -35,6 +37,7 @@ class Recipe:
     source: Normalization
     target: Normalization
     silent: Mapping[str, Any] = field(default_factory=dict)
+    numbered: tuple[str, ...] = ()
 
 
 def find_recipe(name: str, settings: Mapping[str, Any]) -> Recipe:
@@ -43,14 +46,16 @@ def find_recipe(name: str, settings: Mapping[str, Any]) -> Recipe:
     name: of the network; settings: every setting of it that its weights tell.
     """
     inputs, outputs, depth = settings["in_channels"], settings["out_channels"], settings.get("in_stack_depth", 1)
-    source = _PHASE if inputs == 1 else ()
+    source = _PHASE if inputs == 1 else numbered("source", inputs)
+    nameless = () if inputs == 1 else ("source",)
     if name == "fcmae" and inputs == outputs and not settings["head_conv"]:
         title = "an FCMAE after pre-training, which restores its input"
-        return Recipe(title, source, source, _FOV_Z_SCORE, _FOV_Z_SCORE)
+        return Recipe(title, source, source, _FOV_Z_SCORE, _FOV_Z_SCORE, numbered=nameless)
     is_tiny = tuple(settings.get("dims", ())) == BACKBONES[_TINY][1] or settings.get("backbone") == _TINY
     if is_tiny and (inputs, outputs) == (1, 2) and (name, depth) in _PUBLISHED:
         return _PUBLISHED[name, depth]
-    return Recipe("no published model", source, (), _FOV_Z_SCORE, _FOV_IQR)
+    target = numbered("target", outputs)
+    return Recipe("no published model", source, target, _FOV_Z_SCORE, _FOV_IQR, numbered=(*nameless, "target"))
 
 
 def _published(title: str, source: Normalization, target: Normalization, **silent: Any) -> Recipe:

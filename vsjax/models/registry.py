@@ -47,10 +47,14 @@ def build_model(name: str, dtype: str = "float32", **settings: Any) -> Network:
     for field in settings:
         if field not in known:
             raise UserError(f"model.{field} is no setting of {name}; it has {', '.join(known)}")
-    settings = {field: tuple(value) if isinstance(value, list) else value for field, value in settings.items()}
-    model = MODELS[name](dtype=COMPUTE_TYPES[dtype], **settings)
+    model = MODELS[name](dtype=COMPUTE_TYPES[dtype], **{field: _as_tuples(value) for field, value in settings.items()})
     model.check()
     return model
+
+
+def _as_tuples(value: Any) -> Any:
+    """Lists as tuples, as they were before a file of JSON."""
+    return tuple(map(_as_tuples, value)) if isinstance(value, list | tuple) else value
 
 
 def network_of(config: Mapping[str, Any]) -> Network:

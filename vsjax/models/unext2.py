@@ -18,8 +18,10 @@ from vsjax.models.depthwise import Implementation
 from vsjax.models.network import Network, numbered
 from vsjax.models.shuffle import blur_after_shuffle, icnr, pixel_shuffle, torch_uniform
 
-# Depths and widths of the stages (ConvNeXt V2, Table 1 of its paper).
-BACKBONES: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {
+Sizes = tuple[tuple[int, ...], tuple[int, ...]]  # blocks and channels of each stage
+
+# ConvNeXt V2, Table 1 of its paper.
+BACKBONES: dict[str, Sizes] = {
     "convnextv2_atto": ((2, 2, 6, 2), (40, 80, 160, 320)),
     "convnextv2_femto": ((2, 2, 6, 2), (48, 96, 192, 384)),
     "convnextv2_pico": ((2, 2, 6, 2), (64, 128, 256, 512)),
@@ -154,7 +156,8 @@ class UNeXt2(Network):
     """`[B, in_stack_depth, Y, X, in_channels] -> [B, out_stack_depth, Y, X, out_channels]`, float32 out.
 
     Y and X must be divisible by `divisor`. Settings have VisCy's names; `out_stack_depth` None means that of the
-    input. `depthwise` chooses how depthwise convolutions are computed (see `depthwise_conv`), `dtype` the type that
+    input. `backbone` is a name of `BACKBONES`, or blocks and channels of the four stages: `((1, 1, 1, 1), (8, 16, 24,
+    32))`. `depthwise` chooses how depthwise convolutions are computed (see `depthwise_conv`), `dtype` the type that
     the network computes in; parameters and norms are float32. `remat` trades time for memory in training.
 
     `input_gain` multiplies the normalised input. The norm after the stem divides every pixel's features by their
@@ -164,7 +167,7 @@ class UNeXt2(Network):
 
     in_stack_depth: int = 5
     out_stack_depth: int | None = None
-    backbone: str = "convnextv2_tiny"
+    backbone: str | Sizes = "convnextv2_tiny"
     stem_kernel_size: tuple[int, int, int] = (5, 4, 4)
     decoder_conv_blocks: int = 2
     decoder_upsample_pre_conv: bool = False
@@ -175,6 +178,11 @@ class UNeXt2(Network):
     depthwise: Implementation = "auto"
     remat: bool = False
     dtype: Any = jnp.float32
+
+    @property
+    def sizes(self) -> Sizes:
+        """Blocks and channels of each stage of the encoder."""
+        return BACKBONES[self.backbone] if isinstance(self.backbone, str) else self.backbone
 
     @property
     def out_depth(self) -> int:
@@ -203,10 +211,8 @@ class UNeXt2(Network):
 
     def check(self) -> None:
         """Raise a UserError that names the first setting that cannot work."""
-        if self.backbone not in BACKBONES:
-            raise UserError(f"model.backbone = {self.backbone!r} does not exist; choose one of {', '.join(BACKBONES)}")
-        width = BACKBONES[self.backbone][1][0]
-        check_stem(self.in_stack_depth, self.stem_kernel_size, width)
+        _check_backbone(self.backbone)
+        check_stem(self.in_stack_depth, self.stem_kernel_size, self.sizes[1][0])
         if tuple(self.stem_kernel_size[1:]) != (4, 4):
             raise UserError(
                 f"model.stem_kernel_size = {tuple(self.stem_kernel_size)}: the head of UNeXt2 enlarges by 4, "
@@ -215,7 +221,7 @@ class UNeXt2(Network):
 
     @nn.compact
     def __call__(self, x: Array, train: bool = False) -> Array:
-        depths, dims = BACKBONES[self.backbone]
+        depths, dims = self.sizes
         x = VolumeStem(dims[0], tuple(self.stem_kernel_size), self.dtype, name="stem")(x * self.input_gain)
         x = LayerNorm(name="stem_norm")(x)
         features = []
@@ -245,6 +251,21 @@ class UNeXt2(Network):
             self.out_channels, self.out_depth, self.head_expansion_ratio, self.head_pool, self.dtype, name="head"
         )
         return head(x).astype(jnp.float32)
+
+
+def _check_backbone(backbone: str | Sizes) -> None:
+    """Raise a UserError unless it is a name or four stages of blocks and channels."""
+    if isinstance(backbone, str):
+        if backbone not in BACKBONES:
+            raise UserError(f"model.backbone = {backbone!r} does not exist; choose one of {', '.join(BACKBONES)}")
+        return
+    numbers = [number for row in backbone if isinstance(row, Sequence) for number in row]
+    whole = all(isinstance(number, int) and number > 0 for number in numbers)
+    if [len(row) for row in backbone if isinstance(row, Sequence)] != [4, 4] or len(backbone) != 2 or not whole:
+        raise UserError(
+            f"model.backbone = {backbone!r} is not (blocks, channels) of four stages each, above 0; write it as "
+            "((2, 2, 6, 2), (40, 80, 160, 320)), or give one of the names " + ", ".join(BACKBONES)
+        )
 
 
 def check_stem(in_stack_depth: int, kernel_size: tuple[int, int, int], width: int) -> None:
