@@ -17,9 +17,9 @@ os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count=8 {os.environ
 import jax
 import numpy as np
 
-from vsjax.inference.compiled import Network
 from vsjax.models.registry import build_model
 from vsjax.runtime.checkpoint import load_checkpoint, save_variables
+from vsjax.runtime.description import Description
 
 MODEL = {
     "in_channels": 1,
@@ -43,7 +43,7 @@ def main() -> None:
     print("|--:|--:|--:|--:|--:|--:|", flush=True)
     first = None
     for space in (1, 2, 4, 8):
-        account = network.compiled(shape, space).memory_analysis()
+        account = network.program(shape, space).memory_analysis()
         parts = (account.argument_size_in_bytes, account.output_size_in_bytes, account.temp_size_in_bytes)
         first = first or sum(parts)
         cells = [f"{size / 2**20:,.0f} MiB" for size in (*parts, sum(parts))]
@@ -52,7 +52,7 @@ def main() -> None:
         compare(network, shape)
 
 
-def random_network(folder: Path) -> Network:
+def random_network(folder: Path) -> CompiledFamily:
     """UNeXt2-atto in which no parameter is zero, so that GRN has its say."""
     module = build_model("unext2", **MODEL)
     shapes = jax.eval_shape(module.init, jax.random.key(0), np.zeros((1, 5, 32, 32, 1), np.float32))
@@ -60,17 +60,18 @@ def random_network(folder: Path) -> Network:
     leaves, tree = jax.tree.flatten(shapes)
     values = [rng.normal(size=leaf.shape) / np.sqrt(max(1, np.prod(leaf.shape[:-1]))) for leaf in leaves]
     variables = tree.unflatten([value.astype(np.float32) for value in values])
-    save_variables(folder / "run", {"model": {"name": "unext2", **MODEL}, "dtype": "float32"}, variables, {})
-    return Network(load_checkpoint(folder / "run"))
+    config = {"model": {"name": "unext2", **MODEL}, "task": {"name": "regression"}, "dtype": "float32"}
+    save_variables(folder / "run", variables, Description(config=config))
+    return CompiledFamily(load_checkpoint(folder / "run"))
 
 
-def compare(network: Network, shape: tuple[int, int, int, int, int]) -> None:
+def compare(network: CompiledFamily, shape: tuple[int, int, int, int, int]) -> None:
     """Stain noise with one device and with eight."""
     image = np.random.default_rng(1).normal(size=shape).astype(np.float32)
     results = {}
     for space in (8, 1):
         start = time.monotonic()
-        results[space] = np.asarray(network(image, space))
+        results[space] = np.asarray(network(image, np.zeros((1, 3)), Draw(key=jax.random.key(0), space=space)))
         print(f"{space} devices: {time.monotonic() - start:.0f} s", flush=True)
     scale = results[1].std()
     off = max(abs(a - b).max() for a, b in zip(results[8][0], results[1][0], strict=True))

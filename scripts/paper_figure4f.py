@@ -20,7 +20,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from ml_collections import ConfigDict
 
-from configs.common import base_config, small_data_augmentation
+from configs.common import base_config, channel_role, small_data_augmentation
 from vsjax.evaluate import evaluate
 from vsjax.inference.plates import predict_plate
 from vsjax.inference.predictor import load
@@ -73,20 +73,23 @@ def make_plates(output: Path) -> dict[str, Path]:
     return plates
 
 
-def experiment(plate: Path, seed: int, steps: int) -> ConfigDict:
+def experiment(plate: Path, seed: int, steps: int, task: str = "regression") -> ConfigDict:
     """A small network of VSCyto2D's family on all fields of `plate`."""
     config = base_config(
         "fcmae",
+        task,
         dims=(40, 80, 160, 320),
         encoder_blocks=(2, 2, 6, 2),
         stem_kernel_size=(5, 4, 4),
         decoder_conv_blocks=2,
     )
     config.seed = seed
-    config.data.update(plates=(str(plate),), source=("BF",), target=STAINS, patch=(5, 96, 96), val_fraction=0.0)
-    config.data.target_normalization.statistic = "mean_std"  # sparse nuclei: the IQR is that of the background
+    config.data.update(plates=(str(plate),), patch=(5, 96, 96), val_fraction=0.0)
+    config.roles.source = channel_role("BF")
+    if task == "regression":
+        config.roles.target = channel_role(*STAINS)  # not the IQR: of sparse nuclei it is the background's
+        config.task.loss.scales = 4
     config.augment.update(small_data_augmentation(intensity_scale=0.2))
-    config.task.loss.scales = 4
     # A constant rate as in the paper's data scaling; ten times shorter training than usual learns faster.
     config.optim.update(learning_rate=5e-4, schedule="constant", warmup_steps=min(20, steps - 1), average_decay=0.99)
     config.train.update(steps=steps, save_every=steps, validate_every=steps)
@@ -95,8 +98,8 @@ def experiment(plate: Path, seed: int, steps: int) -> ConfigDict:
 
 def pretrain(plate: Path, output: Path, seed: int, steps: Steps) -> Path:
     """The paper's two steps on the known cell type; returns the run to fine-tune."""
-    masked = experiment(plate, seed, steps.masked)
-    masked.task, masked.data.target, masked.model.decoder_conv_blocks = "masked_pretraining", (), 1
+    masked = experiment(plate, seed, steps.masked, "masked_pretraining")
+    masked.model.decoder_conv_blocks = 1
     train(masked, output / "masked")
     staining = experiment(plate, seed, steps.staining)
     staining.init.update(checkpoint=str(output / "masked"), load="encoder")

@@ -13,11 +13,11 @@ import numpy as np
 from jax.sharding import NamedSharding
 from ml_collections import ConfigDict
 
-from configs.common import base_config, small_data_augmentation
+from configs.common import base_config, channel_role, small_data_augmentation
 from vsjax.data.augmentation import AugmentConfig, oversized_patch
 from vsjax.runtime.keys import named_key, step_key
 from vsjax.runtime.mesh import image_sharding, make_mesh, put_batch, replicated, state_shardings
-from vsjax.tasks.registry import complete_model, make_task
+from vsjax.tasks.registry import make_task, resolve
 from vsjax.tasks.task import Task
 
 NETWORKS = {
@@ -30,6 +30,7 @@ NETWORKS = {
     },
     "fcmae": {"encoder_blocks": (1, 1, 1, 1), "dims": (8, 16, 24, 32), "encoder_drop_path_rate": 0.1},
 }
+TASKS = {"unext2": "regression", "fcmae": "masked_pretraining"}
 ATTO = {
     "unext2": {"backbone": "convnextv2_atto", "head_pool": True},
     "fcmae": {"encoder_blocks": (2, 2, 6, 2), "dims": (40, 80, 160, 320)},
@@ -58,13 +59,12 @@ class ShardedStep:
 
 def small_config(network: str, patch: tuple[int, int, int], **model: Any) -> ConfigDict:
     """An experiment with this network: UNeXt2 learns two stains, FCMAE what was hidden from it. A batch of 8."""
-    config = base_config(network, **(NETWORKS[network] | model))
-    config.task = "masked_pretraining" if network == "fcmae" else "regression"
+    config = base_config(network, TASKS[network], **(NETWORKS[network] | model))
     config.data.patch = patch
-    config.data.target = () if network == "fcmae" else ("nuclei", "membrane")
-    for role in ("source", "target"):
-        config.data[f"{role}_normalization"].level = "none"
-    config.task.loss.scales = 2
+    config.roles.source = channel_role("Phase", scope="none")
+    if TASKS[network] == "regression":
+        config.roles.target = channel_role("nuclei", "membrane", scope="none")
+        config.task.loss.scales = 2
     config.augment.update(small_data_augmentation(0.3))
     if patch[1] != patch[2]:  # a quarter turn would change the shape
         config.augment.update(rotation="any", rotation_probability=0.0, flip_y_probability=0.5)
@@ -84,8 +84,8 @@ def synthetic_batch(config: ConfigDict, number: int) -> dict[str, np.ndarray]:
         phase, along_y, along_x = (rng.uniform(0, high, (size, 1, 1, 1)) for high in (2 * np.pi, 0.15, 0.15))
         source += 0.5 * np.cos(phase + along_y * y + along_x * x + 0.3 * z)[..., None]
     source += 0.1 * rng.normal(size=source.shape)
-    target = np.concatenate([np.tanh(2 * source), np.abs(source)], axis=-1)[..., : len(config.data.target)]
-    batch = {"source": source, "target": target}
+    batch = {"source": source, "target": np.concatenate([np.tanh(2 * source), np.abs(source)], axis=-1)}
+    batch = {role: image for role, image in batch.items() if role in config.roles}
     for role, image in tuple(batch.items()):
         batch[f"{role}_location"] = np.zeros((size, image.shape[-1]))
         batch[f"{role}_scale"] = np.ones((size, image.shape[-1]))
@@ -122,6 +122,4 @@ def compile_sharded(config: ConfigDict, sizes: tuple[int, int, int], initial: An
 
 
 def _task(config: ConfigDict, images: NamedSharding | None = None) -> Task:
-    config = ConfigDict(config.to_dict())
-    config.model.update(complete_model(config))
-    return make_task(config, images)
+    return make_task(resolve(config), images)

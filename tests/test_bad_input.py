@@ -12,6 +12,7 @@ import pytest
 from vsjax.models.registry import build_model
 from vsjax.plates.writer import create_plate
 from vsjax.runtime.checkpoint import save_variables
+from vsjax.runtime.description import Description
 
 SHAPE = (1, 2, 5, 64, 64)
 
@@ -70,16 +71,18 @@ def checkpoint(tmp_path_factory):
     model = build_model("unext2", **settings)
     variables = model.init(jax.random.key(0), np.zeros((1, 5, 64, 64, 1), np.float32), train=False)
     path = tmp_path_factory.mktemp("checkpoint") / "weights"
-    normalization = {"level": "fov", "statistic": "mean_std"}
+    normalization = {"scope": "fov", "statistic": "mean_std"}
     statistics = {"mean": 0.0, "std": 1.0, "median": 0.0, "iqr": 1.0, "p1": -2.0, "p99": 2.0}
-    description = {
-        "source_channels": ["BF"],
-        "target_channels": ["nuclei"],
-        "pixel_size_um": [1.0, 0.5, 0.5],
-        "normalization": {"source": normalization, "target": normalization},
-        "statistics": {"BF": statistics, "nuclei": statistics},
-    }
-    save_variables(path, {"model": {"name": "unext2", **settings}, "dtype": "float32"}, variables, description)
+    description = Description(
+        config={"model": {"name": "unext2", **settings}, "task": {"name": "regression"}, "dtype": "float32"},
+        channels={
+            "source": {"channels": ["BF"], "normalization": normalization},
+            "target": {"channels": ["nuclei"], "normalization": normalization},
+        },
+        pixel_size_um=(1.0, 0.5, 0.5),
+        statistics={"BF": statistics, "nuclei": statistics},
+    )
+    save_variables(path, variables, description)
     return path
 
 

@@ -22,17 +22,17 @@ from vsjax.runtime.checkpoint import load_checkpoint
 from vsjax.tasks.registry import make_task, resolve
 from vsjax.train import train
 
-FOV_PHASE = {"data.source_normalization.level": "fov", "data.source_normalization.statistic": "mean_std"}
-FOV_ROBUST = {"data.source_normalization.level": "fov", "data.source_normalization.statistic": "median_iqr"}
-FOV_STAINS = {"data.target_normalization.level": "fov", "data.target_normalization.statistic": "median_iqr"}
+FOV_PHASE = {"roles.source.normalization.scope": "fov", "roles.source.normalization.statistic": "mean_std"}
+FOV_ROBUST = {"roles.source.normalization.scope": "fov", "roles.source.normalization.statistic": "median_iqr"}
+FOV_STAINS = {"roles.target.normalization.scope": "fov", "roles.target.normalization.statistic": "median_iqr"}
 DATASET = {
-    f"data.{role}_normalization.{field}": value
+    f"roles.{role}.normalization.{field}": value
     for role in ("source", "target")
-    for field, value in (("level", "dataset"), ("statistic", "median_iqr"))
+    for field, value in (("scope", "dataset"), ("statistic", "median_iqr"))
 }
-MIXED = {"loss.l1": 0.5, "loss.l2": 0.0, "loss.ms_dssim": 0.5, "task.loss.scales": 5}
+MIXED = {"task.loss.l1": 0.5, "task.loss.l2": 0.0, "task.loss.ms_dssim": 0.5, "task.loss.scales": 5}
 WARM_COSINE = {"optim.schedule": "cosine", "optim.warmup_epochs": 3, "optim.weight_decay": 0.01}
-STAINS = {"data.source": ("Phase",), "data.target": ("nuclei", "membrane")}
+STAINS = {"roles.source.channels": ("Phase",), "roles.target.channels": ("nuclei", "membrane")}
 FLIPS = {"augment.flip_y_probability": 0.5, "augment.flip_x_probability": 0.5}
 NO_FLIPS = {"augment.flip_y_probability": 0.0, "augment.flip_x_probability": 0.0, "augment.flip_z_probability": 0.0}
 AUGMENTED = {
@@ -64,7 +64,7 @@ PAPER = {
     ),
     "vscyto2d_pretrain": recipe(
         (1, 256, 256), 32, 2e-4, 800, FOV_PHASE, WARM_COSINE, FLIPS, AUGMENTED, TINY,
-        {"task": "masked_pretraining", "mask_ratio": 0.5, "data.source": ("Phase",), "data.target": ()},
+        {"task.name": "masked_pretraining", "task.mask_ratio": 0.5, "roles.source.channels": ("Phase",)},
         {"dtype": "bfloat16", "model.decoder_conv_blocks": 1},
     ),
     "vscyto2d": recipe(
@@ -82,7 +82,7 @@ PAPER = {
     ),
     "vsneuromast_finetune": recipe(
         (21, 384, 384), 6, 2e-4, 45, NEUROMAST,
-        {"data.target": ("nuclei_clahe", "membrane_clahe"), "data.importance_channel": "nuclei_clahe"},
+        {"roles.target.channels": ("nuclei_clahe", "membrane_clahe"), "data.importance_channel": "nuclei_clahe"},
         {"model.stem_kernel_size": (7, 4, 4), "init.load": "all"},
     ),
     "unet25d": recipe(
@@ -93,8 +93,9 @@ PAPER = {
     "fnet3d": recipe(
         (32, 64, 64), 24, 1e-3, 0,
         {"train.steps": 50_000, "optim.schedule": "constant", "optim.warmup_steps": 0, "optim.weight_decay": 0.0},
-        {"optim.b1": 0.5, "optim.b2": 0.999, "loss.l1": 0.0, "loss.l2": 1.0, "loss.ms_dssim": 0.0},
-        {"model.depth": 4, "model.mult_chan": 32, "data.target": ("nuclei",), "augment.rotation_probability": 0.0},
+        {"optim.b1": 0.5, "optim.b2": 0.999, "task.loss.l1": 0.0, "task.loss.l2": 1.0, "task.loss.ms_dssim": 0.0},
+        {"model.depth": 4, "model.mult_chan": 32, "roles.target.channels": ("nuclei",)},
+        {"augment.rotation_probability": 0.0},
     ),
 }  # fmt: skip
 
@@ -109,7 +110,7 @@ def parameters_of(config):
     """The number of parameters of a config's network; nothing is computed."""
     model = make_task(resolve(config)).model
     plane = model.divisor[1:]
-    example = jax.ShapeDtypeStruct((1, config.data.patch[0], *plane, len(config.data.source)), jnp.float32)
+    example = jax.ShapeDtypeStruct((1, config.data.patch[0], *plane, len(config.roles.source.channels)), jnp.float32)
     variables = jax.eval_shape(partial(model.init, train=False), jax.random.key(0), example)
     return sum(leaf.size for leaf in jax.tree.leaves(variables["params"]))
 
@@ -128,7 +129,7 @@ def test_the_numbers_are_the_papers(name):
     make_task(resolve(config))  # sizes and settings fit together
 
 
-ONE_STAIN = {"data.target": ("nuclei",)}
+ONE_STAIN = {"roles.target.channels": ("nuclei",)}
 # What the paper's text says of VSCyto2D, unlike the weights that were published.
 FIVE_SLICES = {"data.patch": (5, 256, 256), "model.stem_kernel_size": (5, 4, 4)}
 

@@ -15,6 +15,7 @@ from safetensors.numpy import save_file
 import vsjax
 from vsjax.convert import main
 from vsjax.errors import UserError
+from vsjax.inference.settings import PredictionSettings
 from vsjax.interop.published import find_recipe
 from vsjax.interop.torch_reader import read_checkpoint
 from vsjax.models.registry import build_model, model_settings
@@ -136,7 +137,9 @@ def test_statistics_at_conversion_give_the_targets_units(shared, tmp_path, simul
     flags = ["--source", "BF", "--target", "nuclei", "membrane", "--statistics", str(simulated_plate)]
     predictor = vsjax.load(convert(golden_file(shared, "tiny_unext2_atto"), tmp_path / "model", *flags))
     volume = np.random.default_rng(0).normal(100, 10, (5, 64, 64))
-    normalised, units = (predictor.predict(volume, units=units) for units in ("normalized", "target"))
+    normalised, units = (
+        predictor.predict(volume, PredictionSettings(units=units)) for units in ("normalized", "target")
+    )
     attributes = open_plate(simulated_plate)["A/1/0"].attributes["normalization"]
     for channel, name in enumerate(("nuclei", "membrane")):
         stored = attributes[name]["dataset_statistics"]
