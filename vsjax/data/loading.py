@@ -12,7 +12,6 @@ from vsjax.data.fovs import FieldOfView, check_uniform, open_fields, split_field
 from vsjax.data.pipeline import Batch, CropReader, evaluation_batches, iterate_from, training_batches
 from vsjax.data.sampling import Crop, CropSampler, grid_crops
 from vsjax.intensity.normalization import Normalization
-from vsjax.intensity.statistics import read_statistics
 
 
 @dataclass(frozen=True)
@@ -65,7 +64,7 @@ class ExperimentData:
             "target_channels": list(data.target),
             "pixel_size_um": [float(size) for size in position.pixel_size_um],
             "normalization": {role: normalization.to_dict() for role, normalization in roles.items()},
-            "statistics": {name: read_statistics(position, name, "dataset") for name in (*data.source, *data.target)},
+            "statistics": {name: position.statistics(name, "dataset") for name in (*data.source, *data.target)},
         }
 
 

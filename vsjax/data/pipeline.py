@@ -15,7 +15,6 @@ from vsjax.data.fovs import FieldOfView
 from vsjax.data.sampling import Crop, CropSampler
 from vsjax.errors import UserError
 from vsjax.intensity.normalization import Normalization, location_scale
-from vsjax.intensity.statistics import read_statistics
 from vsjax.plates.arrays import read
 
 Batch = dict[str, np.ndarray]
@@ -79,7 +78,7 @@ class CropReader:
             if normalization.level in ("dataset", "fov", "timepoint"):
                 for index, channel in enumerate(channels):
                     name = field.position.channel_names[channel]
-                    statistics = read_statistics(field.position, name, normalization.level, time)
+                    statistics = field.position.statistics(channel, normalization.level, time)
                     where = f"{name} of {field.position.url}"
                     location[index], scale[index] = location_scale(statistics, normalization.statistic, where)
             self._cache[number, time, role] = location, scale
