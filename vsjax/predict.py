@@ -1,18 +1,16 @@
 """Stain a plate with a trained model: `python -m vsjax.predict --checkpoint runs/a --input P.zarr --output S.zarr`."""
 
 import argparse
-import os
 
-from vsjax.errors import UserError
 from vsjax.inference.plates import predict_plate
 from vsjax.inference.predictor import PredictionSettings, load
-from vsjax.program import run_program
+from vsjax.program import ProgressBar, add_process_flags, run_program, which_process
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Parse the command line and predict."""
     options = _parser().parse_args(arguments)
-    process, processes = _which_process(options)
+    process, processes = which_process(options)
     predictor = load(options.checkpoint, options.which)
     settings = PredictionSettings(
         tta=options.tta or predictor.tta,
@@ -34,40 +32,13 @@ def main(arguments: list[str] | None = None) -> None:
         overwrite=options.overwrite,
         process=process,
         processes=processes,
+        listener=ProgressBar(),
     )
     targets = ", ".join(predictor.target_channels)
-    print(f"predicted {targets} of {summary.predicted} positions into {options.output}")
+    print(f"predicted {targets} of {summary.made} positions into {options.output}")
     if processes > 1:
         state = "is complete" if summary.complete else "is not complete yet, the other processes go on"
         print(f"process {process} of {processes} is done; {options.output} {state}")
-
-
-def _which_process(options: argparse.Namespace) -> tuple[int, int]:
-    """The number of this process and how many there are, given or as Slurm says.
-
-    Raises:
-        UserError: a part is missing, or they do not go together.
-    """
-    given = (options.process, options.processes)
-    if options.cluster:
-        if given != (None, None):
-            raise UserError("command line: --cluster takes the numbers from Slurm; leave --process, --processes out")
-        given = tuple(os.environ.get(name) for name in ("SLURM_PROCID", "SLURM_NTASKS"))
-        if None in given:
-            raise UserError(
-                "command line: --cluster: SLURM_PROCID and SLURM_NTASKS are not set; start it with srun, or give "
-                "--process I --processes N"
-            )
-    if given == (None, None):
-        return 0, 1
-    if None in given:
-        raise UserError("command line: give both --process I (from 0) and --processes N")
-    process, processes = map(int, given)
-    if not 0 <= process < processes:
-        raise UserError(
-            f"command line: --process {process} must be from 0 to {processes - 1} (--processes {processes})"
-        )
-    return process, processes
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -111,13 +82,7 @@ def _parser() -> argparse.ArgumentParser:
         help="as trained, or the intensities of the training plates' target channels",
     )
     parser.add_argument("--overwrite", action="store_true", help="delete the output that is there")
-    parser.add_argument(
-        "--processes", type=int, metavar="N", help="as many share the positions, started with the same command"
-    )
-    parser.add_argument("--process", type=int, metavar="I", help="the number of this one, from 0")
-    parser.add_argument(
-        "--cluster", action="store_true", help="take both from Slurm: srun -n N python -m vsjax.predict"
-    )
+    add_process_flags(parser)
     return parser
 
 

@@ -1,5 +1,7 @@
-"""How every `python -m vsjax.NAME` starts and ends: its log, one line for a user's mistake, a traceback for ours."""
+"""What every `python -m vsjax.NAME` shares: how it starts and ends, one line for a user's mistake, a traceback for
+ours; the flags of a program that several processes share, and the progress that it shows."""
 
+import argparse
 import logging
 import os
 import sys
@@ -8,9 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import jax
+from tqdm import tqdm
 
 from vsjax.disk import writing
 from vsjax.errors import Preempted, UserError, WriteError
+from vsjax.plates.derived import Listener
 
 RESTART = 75  # EX_TEMPFAIL of sysexits.h: "try again later"; the launchers in scripts/ start such a job again
 
@@ -67,3 +71,70 @@ def _keep_compiled_programs() -> None:
     if jax.config.jax_compilation_cache_dir is None:
         cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
         jax.config.update("jax_compilation_cache_dir", str(cache / "vsjax" / "xla"))
+
+
+def add_process_flags(parser: argparse.ArgumentParser) -> None:
+    """The flags of a program whose positions several processes share; read them by `which_process`."""
+    parser.add_argument(
+        "--processes", type=int, metavar="N", help="as many share the positions, started with the same command"
+    )
+    parser.add_argument("--process", type=int, metavar="I", help="the number of this one, from 0")
+    parser.add_argument("--cluster", action="store_true", help=f"take both from Slurm: srun -n N {parser.prog}")
+
+
+def which_process(options: argparse.Namespace) -> tuple[int, int]:
+    """The number of this process and how many there are, given or as Slurm says.
+
+    Raises:
+        UserError: a part is missing, or they do not go together.
+    """
+    given = (options.process, options.processes)
+    if options.cluster:
+        if given != (None, None):
+            raise UserError("command line: --cluster takes the numbers from Slurm; leave --process, --processes out")
+        given = tuple(os.environ.get(name) for name in ("SLURM_PROCID", "SLURM_NTASKS"))
+        if None in given:
+            raise UserError(
+                "command line: --cluster: SLURM_PROCID and SLURM_NTASKS are not set; start it with srun, or give "
+                "--process I --processes N"
+            )
+    if given == (None, None):
+        return 0, 1
+    if None in given:
+        raise UserError("command line: give both --process I (from 0) and --processes N")
+    process, processes = map(int, given)
+    if not 0 <= process < processes:
+        raise UserError(
+            f"command line: --process {process} must be from 0 to {processes - 1} (--processes {processes})"
+        )
+    return process, processes
+
+
+class ProgressBar(Listener):
+    """Shows how a plate is made: a bar on standard error, a line per finished position on standard output."""
+
+    def __init__(self) -> None:
+        self._bar = tqdm(disable=True)
+
+    def started(self, positions: int, finished_before: int, slices: int) -> None:
+        """Begin the bar; say what need not be done again."""
+        if finished_before:
+            print(f"{finished_before} of {positions} positions were finished before", flush=True)
+        self._bar = tqdm(total=slices, unit="slice", file=sys.stderr)
+
+    def position_begins(self, name: str) -> None:
+        """Write the name beside the bar."""
+        self._bar.set_description(name)
+
+    def slices_done(self, slices: int) -> None:
+        """Lengthen the bar."""
+        self._bar.update(slices)
+
+    def position_finished(self, name: str) -> None:
+        """One line."""
+        self._bar.write(f"{name}: finished", file=sys.stdout)
+        sys.stdout.flush()
+
+    def ended(self) -> None:
+        """Close the bar, so that what is printed next stands below it."""
+        self._bar.close()

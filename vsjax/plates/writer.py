@@ -6,7 +6,7 @@ positions can be created from several processes once the plate knows their names
 
 import os
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -195,7 +195,7 @@ class PlateWriter:
         scale: Sequence[float] | None = None,
         chunks: Sequence[int] | None = None,
         shards: Sequence[int] | None = None,
-        display_ranges: Sequence[tuple[float, float]] | None = None,
+        display: Sequence[Mapping[str, Any]] = (),
         attributes: dict[str, Any] | None = None,
     ) -> Position:
         """Create an image full of zeros and return it; write into `position.array()`.
@@ -213,7 +213,7 @@ class PlateWriter:
             scale: five numbers instead of `pixel_size_um` (t in seconds, c 1, z, y, x in micrometres).
             chunks: canonical (T, C, Z, Y, X); see `arrays.create_array`.
             shards: canonical; OME-NGFF 0.5 only.
-            display_ranges: (low, high) per channel, for viewers.
+            display: per channel, what viewers are told beside its name; see `ngff_write.omero_part`.
             attributes: further zarr attributes of the image.
         """
         group = self._position_group(name)
@@ -229,7 +229,7 @@ class PlateWriter:
         path = f"{group.path}/0" if group.path else "0"
         create_array(group.store, path, group.zarr_format, axes, shape, dtype, chunks, shards)
         ome = ngff_write.image_part(axes, scale, name, self.ngff_version)
-        ome |= ngff_write.omero_part(channel_names, dtype, display_ranges, self.ngff_version)
+        ome |= ngff_write.omero_part(channel_names, dtype, display, self.ngff_version)
         group.create({**(attributes or {}), **ngff_write.wrap(ome, self.ngff_version)})
         return self._position(group, name)
 
