@@ -20,8 +20,7 @@ from vsjax.plates.derived_plate import DerivedPlate, begin_output, find_output, 
 from vsjax.plates.derived_record import REMEDY, new_record
 from vsjax.plates.position import Position
 from vsjax.plates.reader import Plate, open_plate
-from vsjax.plates.statistics_attribute import STATISTICS_ATTRIBUTE
-from vsjax.plates.step import Derived, ImageInfo, Job, Step, further_attributes
+from vsjax.plates.step import Derived, ImageInfo, Job, Step, further_attributes, without_statistics
 from vsjax.plates.storage import check_apart, resolve
 
 _READS_AHEAD = 2  # stacks that are being read while one is computed
@@ -110,8 +109,7 @@ def make_plate(
         positions: names such as "A/4/0"; by default all.
         ngff_version: to write, "0.4" or "0.5"; by default the input's.
         overwrite: delete what is at `output_url` first; only where one process works alone.
-        skip_complete: do nothing where the output is complete already, which is refused otherwise; several processes
-            never refuse it.
+        skip_complete: do nothing where the output is complete already, which a process that works alone else refuses.
         process, processes: this one takes every `processes`-th position. See `DerivedPlate` for how they share it.
         listener: is told how it goes on.
 
@@ -137,9 +135,7 @@ def make_plate(
 
     work = _survey(step, existing, mine())
     if process == 0:
-        top = {
-            key: value for key, value in further_attributes(source.attributes).items() if key != STATISTICS_ATTRIBUTE
-        }
+        top = without_statistics(further_attributes(source.attributes))
         output = begin_output(output_url, source.is_hcs, names, record, top, existing=existing, overwrite=overwrite)
     else:
         output = join_output(output_url, source.is_hcs, record)

@@ -82,13 +82,17 @@ class ImageInfo:
 
     def with_new_pixels(self, **changes: Any) -> "ImageInfo":
         """With these fields changed, and without the statistics, which are of other pixels."""
-        kept = {key: value for key, value in self.attributes.items() if key != STATISTICS_ATTRIBUTE}
-        return replace(self, **{"attributes": kept, **changes})
+        return replace(self, **{"attributes": without_statistics(self.attributes), **changes})
 
 
 def further_attributes(attributes: Mapping[str, Any]) -> dict[str, Any]:
     """Those attributes of a plate or image that are neither OME-NGFF's nor the record of a derived plate."""
     return {key: value for key, value in attributes.items() if key not in (*OME_KEYS, RECORD_ATTRIBUTE)}
+
+
+def without_statistics(attributes: Mapping[str, Any]) -> dict[str, Any]:
+    """The attributes but the intensity statistics."""
+    return {key: value for key, value in attributes.items() if key != STATISTICS_ATTRIBUTE}
 
 
 @dataclass(frozen=True)

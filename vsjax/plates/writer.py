@@ -36,14 +36,14 @@ def create_plate(
     attributes: dict[str, Any] | None = None,
     cached: bool = True,
 ) -> "PlateWriter":
-    """Begin a new plate, or a single image (`is_hcs=False`), or go on with one.
+    """Begin a new plate, or a single image (`is_hcs=False`), or resume one.
 
     Args:
         url: where; a local path, file://, gs:// or s3://.
         ngff_version: "0.5" (zarr 3) or "0.4" (zarr 2).
         is_hcs: a plate of wells; otherwise one image, whose only position is named "0".
         overwrite: delete what is there first. Only a plate or an image is deleted, never anything else.
-        resume: go on with what is there, if it is of the same kind and version; create it where there is nothing.
+        resume: keep what is there, if it is of the same kind and version; create it where there is nothing.
         position_names: "row/column/field" names to register at once; iterated more than once, not kept. Several
             processes can then create these positions without touching the plate's own documents.
         attributes: further zarr attributes of the top, such as who made it.
@@ -106,12 +106,10 @@ def _continue(
         raise UserError(
             f"{group.where}: is OME-NGFF {found}, not {version}; resume with that version or choose another name"
         )
-    begun = set(ome) - {"version"} if version == "0.5" else set(ome) & {"plate", "multiscales", "well", "labels"}
-    if begun and ("plate" in ome) != is_hcs:  # else it was stopped before its first document
+    present = set(ome) - {"version"} if version == "0.5" else set(ome) & {"plate", "multiscales", "well", "labels"}
+    if present and ("plate" in ome) != is_hcs:  # else it was stopped before its first document
         kind = "a plate" if "plate" in ome else "no plate"
-        raise UserError(
-            f"{group.where}: is {kind}, so it cannot be gone on with as the other kind; choose another name"
-        )
+        raise UserError(f"{group.where}: is {kind}, so it cannot be resumed as the other kind; choose another name")
     if attributes:
         group.update(lambda now: {**now, **attributes})
     writer = PlateWriter(group, version, is_hcs)
@@ -201,7 +199,7 @@ class PlateWriter:
         """Create an image full of zeros and return it; write into `position.array()`.
 
         One that is there already is returned as it is, if it is the same in shape, type and channels (so that an
-        interrupted output can be gone on with); otherwise UserError.
+        interrupted output can be resumed); otherwise UserError.
 
         Args:
             name: "row/column/field", or "0" for a single image.
