@@ -1,7 +1,6 @@
 """VSNeuromast, step 3 of 3: equalised targets of another microscope (Liu et al. 2025, "VSNeuromast", "Fine-tuning").
 
-python -m vsjax.preprocess --plate isim.zarr --clahe nuclei membrane --kernel 5 32 32 --output isim_clahe.zarr
-python -m vsjax.preprocess --plate isim_clahe.zarr
+python -m vsjax.preprocess --config configs/preprocess_vsneuromast.py --plate isim.zarr --output isim_clahe.zarr
 python -m vsjax.train --config configs/vsneuromast_finetune.py --workdir runs/neuromast_isim \\
     --config.init.checkpoint=runs/neuromast --config.data.plates=isim_clahe.zarr
 """

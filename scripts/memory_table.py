@@ -17,6 +17,7 @@ os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count=8 {os.environ
 import jax
 import numpy as np
 
+from vsjax.inference.compiled import CompiledFamily, Draw
 from vsjax.models.registry import build_model
 from vsjax.runtime.checkpoint import load_checkpoint, save_variables
 from vsjax.runtime.description import Description

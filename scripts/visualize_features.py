@@ -20,13 +20,14 @@ from vsjax.errors import UserError
 from vsjax.evaluation.feature_maps import capture_features, principal_components, to_rgb
 from vsjax.evaluation.figures import DPI, STYLE, contrast_limits, draw_scale_bar
 from vsjax.evaluation.report import replacing
-from vsjax.inference.fields import open_field
+from vsjax.inference.prediction_step import source_normalization
 from vsjax.inference.predictor import Predictor
 from vsjax.intensity.normalization import patch_location_scale
 from vsjax.models.registry import build_model
 from vsjax.plates.arrays import read
 from vsjax.plates.position import Position
 from vsjax.plates.reader import open_plate
+from vsjax.plates.step import ImageInfo
 from vsjax.program import run_program
 from vsjax.runtime.checkpoint import load_checkpoint
 
@@ -88,8 +89,10 @@ def read_window(
     """
     if len(channels) != len(predictor.source_channels):
         raise UserError(f"--source: the model takes {len(predictor.source_channels)} channels, not {len(channels)}")
-    field = open_field(predictor, position, channels)
+    indices = [position.channel_index(channel) for channel in channels]
     depth, rows, columns = position.shape[2:]
+    if depth < predictor.in_depth:
+        raise UserError(f"{position.url}: has {depth} slices (Z) but the network needs {predictor.in_depth}")
     if not 0 <= z < depth:
         raise UserError(f"{position.url}: has slices 0 to {depth - 1}; --z {z} must be one of them")
     start = min(max(z - predictor.in_depth // 2, 0), depth - predictor.in_depth)
@@ -99,11 +102,9 @@ def read_window(
         raise UserError(f"{position.url}: --crop must be at least {predictor.compiled.divisor}, the network's divisor, "
                         f"in a field of {(rows, columns)}")  # fmt: skip
     y, x = (rows - sizes[0]) // 2, (columns - sizes[1]) // 2
-    part = position.array()[
-        0, list(field.channels), start : start + predictor.in_depth, y : y + sizes[0], x : x + sizes[1]
-    ]
+    part = position.array()[0, indices, start : start + predictor.in_depth, y : y + sizes[0], x : x + sizes[1]]
     stack = np.moveaxis(np.asarray(read(part.read(), position.url), np.float32), 0, -1)
-    location, scale = field.normalization[0]
+    location, scale = source_normalization(predictor, ImageInfo.of(position), indices, time=0)
     if location is None:  # the model normalises every patch by itself
         location, scale = map(np.asarray, patch_location_scale(stack[None], predictor.normalization.statistic))
     return ((stack - location) / scale)[None], z - start

@@ -129,7 +129,7 @@ def test_without_statistics_a_plate_is_stained_in_normalised_units_only(shared, 
     predict(command)
     stained = open_plate(tmp_path / "stained.zarr")["A/1/0"]
     assert stained.channel_names == ("nuclei_prediction", "membrane_prediction")
-    assert stained.attributes["vsjax"]["normalization"] == {}
+    assert stained.attributes["vsjax"]["about"]["prediction"]["normalization"] == {}
     assert stained.array()[...].read().result().std() > 0
 
 

@@ -16,6 +16,7 @@ What may import what: a module imports those of the lines above its own and of i
     runtime
     training inference interop
     evaluation
+    steps
     program
     simulate preprocess train predict evaluate convert
 """
@@ -52,7 +53,7 @@ def open_plate(url: "str | Path") -> "Plate":
     """An OME-Zarr plate or single image, local or at gs://, s3:// or http(s)://; only its top document is read.
 
     `plate["A/1/0"]` is a position: `.channel_names`, `.array()[t, c, z, y, x].read().result()`, `.label_names()`,
-    `.label("nuclei")`, `.pixel_size_um`.
+    `.label("nuclei")`, `.pixel_size_um`, `.statistics("BF", "fov")`.
 
     Raises:
         UserError: there is no OME-NGFF 0.4 or 0.5 plate or image.

@@ -9,7 +9,6 @@ from typing import Any
 
 from vsjax.errors import UserError
 from vsjax.intensity.normalization import Normalization
-from vsjax.intensity.statistics import read_statistics
 from vsjax.interop.conversion import ConvertedNetwork, convert_file
 from vsjax.interop.published import find_recipe
 from vsjax.models.registry import MODELS
@@ -107,7 +106,7 @@ def _describe_data(network: ConvertedNetwork, options: argparse.Namespace) -> Da
     if options.statistics:
         position = next(iter(open_plate(options.statistics).positions()))
         wanted = [*target, *(name for name in source if name in position.channel_names)]
-        statistics = {name: read_statistics(position, name, "dataset") for name in wanted}
+        statistics = {name: position.statistics(name, "dataset") for name in wanted}
         pixel_size_um = position.pixel_size_um
     return Data(
         source,

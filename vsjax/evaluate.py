@@ -23,9 +23,10 @@ from vsjax.errors import UserError
 from vsjax.evaluation import report, requirements
 from vsjax.evaluation.journal import Journal
 from vsjax.evaluation.level import Level, Results, Row
-from vsjax.evaluation.pairing import ATTRIBUTE, CHOICES, UNITS, Job, pair_plates, source_channel
+from vsjax.evaluation.pairing import CHOICES, UNITS, Job, pair_plates, source_channel
 from vsjax.evaluation.pixel import PixelLevel
 from vsjax.plates.reader import Plate, open_plate
+from vsjax.plates.step import RECORD_ATTRIBUTE
 from vsjax.plates.storage import Store, check_apart
 from vsjax.program import add_process_flags, run_program, which_process
 from vsjax.version import __version__
@@ -151,7 +152,7 @@ def _about(
         pair += [job.prediction_affine, job.target_affine]
         if job.target.name not in records:
             records[job.target.name] = None
-            pair.append(job.prediction.attributes.get(ATTRIBUTE))
+            pair.append(job.prediction.attributes.get(RECORD_ATTRIBUTE))
         pairs.update(json.dumps(pair).encode())
     about = {
         "vsjax_version": __version__,

@@ -5,7 +5,7 @@ import argparse
 from vsjax.inference.plates import predict_plate
 from vsjax.inference.predictor import load
 from vsjax.inference.settings import PredictionSettings, change_sampler
-from vsjax.program import add_process_flags, parse_settings, run_program, which_process
+from vsjax.program import ProgressBar, add_process_flags, parse_settings, run_program, which_process
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -36,9 +36,10 @@ def main(arguments: list[str] | None = None) -> None:
         overwrite=options.overwrite,
         process=process,
         processes=processes,
+        listener=ProgressBar(),
     )
     targets = ", ".join(predictor.target_channels)
-    print(f"predicted {targets} of {summary.predicted} positions into {options.output}")
+    print(f"predicted {targets} of {summary.made} positions into {options.output}")
     if processes > 1:
         state = "is complete" if summary.complete else "is not complete yet, the other processes go on"
         print(f"process {process} of {processes} is done; {options.output} {state}")

@@ -1,59 +1,148 @@
-"""`python -m vsjax.preprocess --plate P.zarr`: intensity statistics, written into the plate's attributes.
+"""Prepare a plate: `python -m vsjax.preprocess [STEP] --plate P.zarr ...`.
 
-With `--clahe NAMES --output Q.zarr`: a new plate with these channels equalised beside all the others."""
+    statistics   intensity statistics, written into the plate's attributes; what is done where no step is named
+    equalize     a new plate with channels equalised (CLAHE) beside all the others
+
+`--config configs/preprocess_vsneuromast.py --plate P.zarr --output Q.zarr`: several steps in memory, one new plate."""
 
 import argparse
 import functools
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
 
+from absl import flags
+from ml_collections import ConfigDict, config_flags
 from tqdm import tqdm
 
-from vsjax.intensity.equalization import Equalization, equalize_plate
-from vsjax.intensity.statistics import Statistics, write_statistics
+from vsjax.errors import UserError
+from vsjax.intensity.equalization import Equalization
+from vsjax.intensity.statistics import write_statistics
+from vsjax.plates.derived import make_plate
 from vsjax.plates.reader import open_plate
-from vsjax.program import run_program
+from vsjax.plates.statistics_attribute import Statistics
+from vsjax.plates.step import Step, chain
+from vsjax.program import ProgressBar, add_process_flags, run_program, which_process
+from vsjax.steps import make_step
+
+PROGRAM = "python -m vsjax.preprocess"
 
 
-def main() -> None:
-    """Read the command line; print one table of the statistics, or write the equalised plate."""
-    parser = _parser()
-    arguments = parser.parse_args()
-    if arguments.workers < 1:
-        parser.error("--workers must be at least 1")
-    if bool(arguments.clahe) != bool(arguments.output):
-        parser.error("--clahe and --output belong together: which channels, and the new plate")
-    plate = open_plate(arguments.plate)
-    if arguments.clahe:
-        settings = Equalization(tuple(arguments.clahe), tuple(arguments.kernel), arguments.clip_limit)
-        progress = functools.partial(tqdm, unit=" volume")
-        equalize_plate(plate, arguments.output, settings, overwrite=arguments.overwrite, progress=progress)
-        print(f"{arguments.output}: written; now its statistics: python -m vsjax.preprocess --plate {arguments.output}")
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Read the command line and do the step that it names."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    if any(argument == "--config" or argument.startswith("--config=") for argument in arguments):
+        _follow_config(arguments)
         return
-    progress = functools.partial(tqdm, unit=" FOV")
-    print(table(write_statistics(plate, arguments.channels, arguments.grid, arguments.workers, progress)))
+    name = "statistics"
+    if arguments and arguments[0] in COMMANDS:
+        name = arguments.pop(0)
+    elif arguments and not arguments[0].startswith("-"):
+        raise UserError(f"command line: there is no step {arguments[0]!r}; choose one of {', '.join(COMMANDS)}")
+    COMMANDS[name](arguments)
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m vsjax.preprocess",
-        description="Write intensity statistics into a plate's attributes; or, with --clahe, write a new plate.",
-    )
+def _statistics(arguments: Sequence[str]) -> None:
+    parser = _parser("statistics", "Write intensity statistics into a plate's attributes.", epilog=__doc__)
     parser.add_argument("--plate", required=True, help="OME-Zarr plate or image; written to: its attributes only")
     parser.add_argument("--channels", nargs="+", help="names of channels (default: all)")
     parser.add_argument("--grid", type=int, default=32, help="distance of the sampled pixels in Y and X (default: 32)")
     parser.add_argument("--workers", type=int, default=8, help="reads under way at once (default: 8)")
-    clahe = parser.add_argument_group(
-        "equalisation (CLAHE)",
-        "Write a new plate: all channels, and NAME_clahe for each that is named; labels and coarser levels are left "
-        "out. Interrupted, the same command continues.",
+    add_process_flags(parser)
+    options = parser.parse_args(arguments)
+    if options.workers < 1:
+        parser.error("--workers must be at least 1")
+    _write_statistics(
+        options.plate, which_process(options), channels=options.channels, grid=options.grid, workers=options.workers
     )
-    clahe.add_argument("--clahe", nargs="+", metavar="NAME", help="channels to equalise")
-    clahe.add_argument("--output", help="OME-Zarr plate or image to write")
-    clahe.add_argument(
+
+
+def _equalize(arguments: Sequence[str]) -> None:
+    parser = _parser(
+        "equalize",
+        "Write a new plate: all channels, and NAME_clahe for each that is named; labels and coarser resolutions are "
+        "left out. Interrupted, the same command resumes.",
+    )
+    parser.add_argument("--channels", nargs="+", required=True, metavar="NAME", help="channels to equalise")
+    parser.add_argument(
         "--kernel", nargs=3, type=int, default=(5, 32, 32), metavar=("Z", "Y", "X"), help="voxels (default: 5 32 32)"
     )
-    clahe.add_argument("--clip-limit", type=float, default=0.01, help="0 to 1, more is more contrast (default: 0.01)")
-    clahe.add_argument("--overwrite", action="store_true", help="delete the output that is there")
-    return parser
+    parser.add_argument("--clip-limit", type=float, default=0.01, help="0 to 1, more is more contrast (default: 0.01)")
+    _add_plate_flags(parser)
+    options = parser.parse_args(arguments)
+    step = Equalization(channels=tuple(options.channels), kernel=tuple(options.kernel), clip_limit=options.clip_limit)
+    if _make(step, options):
+        print(f"{options.output}: written; now its statistics: {PROGRAM} --plate {options.output}")
+
+
+COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {"statistics": _statistics, "equalize": _equalize}
+
+
+def _follow_config(arguments: Sequence[str]) -> None:
+    """Apply the steps of `--config FILE` (and `--config.FIELD=VALUE`) in memory; write the last one's plate."""
+    known = flags.FlagValues()
+    known.set_gnu_getopt(True)  # flags that are not the config's may stand before it
+    loaded = config_flags.DEFINE_config_file("config", flag_values=known, sys_argv=[PROGRAM, *arguments])
+    try:
+        rest = known([PROGRAM, *arguments], known_only=True)[1:]
+        config: ConfigDict = loaded.value.copy_and_resolve_references()
+    except (flags.Error, AttributeError, TypeError, OSError) as error:  # a field or file that does not exist
+        raise UserError(f"command line: {error}") from error
+    parser = _parser("", "Apply the steps of a config one after the other and write a new plate.")
+    parser.add_argument("--config", help="such as configs/preprocess_vsneuromast.py")
+    _add_plate_flags(parser)
+    options = parser.parse_args(rest)
+    for field in ("steps", "statistics"):
+        if field not in config:
+            raise UserError(f"--config: has no field {field!r}; see configs/preprocess_vsneuromast.py")
+    step = chain([make_step(section) for section in config.steps])
+    made = _make(step, options, skip_complete=bool(config.statistics))  # it may have been stopped at the statistics
+    if config.statistics:
+        _write_statistics(options.output, which_process(options), **config.statistics)
+    elif made:
+        print(f"{options.output}: written")
+
+
+def _parser(name: str, description: str, **more: Any) -> argparse.ArgumentParser:
+    prog = f"{PROGRAM} {name}".strip()
+    layout = argparse.RawDescriptionHelpFormatter
+    return argparse.ArgumentParser(prog=prog, description=description, formatter_class=layout, **more)
+
+
+def _add_plate_flags(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--plate", required=True, help="OME-Zarr plate or image to read")
+    parser.add_argument("--output", required=True, help="OME-Zarr plate or image to write")
+    parser.add_argument("--overwrite", action="store_true", help="delete the output that is there")
+    add_process_flags(parser)
+
+
+def _make(step: Step, options: argparse.Namespace, skip_complete: bool = False) -> bool:
+    """Make the plate, or this process's share of it; whether it is complete."""
+    process, processes = which_process(options)
+    summary = make_plate(
+        step,
+        options.plate,
+        options.output,
+        overwrite=options.overwrite,
+        skip_complete=skip_complete,
+        process=process,
+        processes=processes,
+        listener=ProgressBar(),
+    )
+    if not summary.complete:
+        print(f"process {process} of {processes} is done; {options.output} is not complete yet, the others go on")
+    return summary.complete
+
+
+def _write_statistics(url: str, which: tuple[int, int], **settings: Any) -> None:
+    """Write the statistics, or this process's part of them, and print a table of the dataset's."""
+    process, processes = which
+    progress = functools.partial(tqdm, unit=" FOV")
+    found = write_statistics(open_plate(url), progress=progress, process=process, processes=processes, **settings)
+    if found is None:
+        print(f"process {process} of {processes} is done; the statistics are written when the others are")
+    else:
+        print(table(found))
 
 
 def table(statistics: dict[str, Statistics]) -> str:

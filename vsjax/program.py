@@ -1,4 +1,5 @@
-"""How every `python -m vsjax.NAME` starts and ends: its log, one line for a user's mistake, a traceback for ours."""
+"""What every `python -m vsjax.NAME` shares: how it starts and ends, one line for a user's mistake, a traceback for
+ours; the flags of a program that several processes share, and the progress that it shows."""
 
 import argparse
 import ast
@@ -10,9 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import jax
+from tqdm import tqdm
 
 from vsjax.disk import writing
 from vsjax.errors import Preempted, UserError, WriteError
+from vsjax.plates.derived import Listener
 
 RESTART = 75  # EX_TEMPFAIL of sysexits.h: "try again later"; the launchers in scripts/ start such a job again
 
@@ -124,3 +127,33 @@ def _keep_compiled_programs() -> None:
     if jax.config.jax_compilation_cache_dir is None:
         cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
         jax.config.update("jax_compilation_cache_dir", str(cache / "vsjax" / "xla"))
+
+
+class ProgressBar(Listener):
+    """Shows how a plate is made: a bar on standard error, a line per finished position on standard output."""
+
+    def __init__(self) -> None:
+        self._bar = tqdm(disable=True)
+
+    def started(self, positions: int, finished_before: int, slices: int) -> None:
+        """Begin the bar; say what need not be done again."""
+        if finished_before:
+            print(f"{finished_before} of {positions} positions were finished before", flush=True)
+        self._bar = tqdm(total=slices, unit="slice", file=sys.stderr)
+
+    def position_begins(self, name: str) -> None:
+        """Write the name beside the bar."""
+        self._bar.set_description(name)
+
+    def slices_done(self, slices: int) -> None:
+        """Lengthen the bar."""
+        self._bar.update(slices)
+
+    def position_finished(self, name: str) -> None:
+        """One line."""
+        self._bar.write(f"{name}: finished", file=sys.stdout)
+        sys.stdout.flush()
+
+    def ended(self) -> None:
+        """Close the bar, so that what is printed next stands below it."""
+        self._bar.close()

@@ -20,6 +20,15 @@ from vsjax.plates.writer import create_plate
 LOCATION, SCALE = 900.0, 250.0
 
 
+def made_by_predict(**about) -> dict:
+    """The attribute of a position that `vsjax.predict` has finished."""
+    checkpoint = {"path": "runs/a", "step": 1, "fingerprint": "f"}
+    prediction = {"checkpoint": checkpoint, "source_channels": ["Phase"], "units": "target", "normalization": {}}
+    record = {"vsjax_version": "0", "step": "predict", "input": "P.zarr", "settings": {}}
+    record |= {"about": {"prediction": {**prediction, **about}}, "finished": True, "finished_time_points": 2}
+    return {"vsjax": record}
+
+
 def rows_of(report: Path) -> dict[tuple[str, int, str], dict]:
     content = json.loads((report / "metrics.json").read_text())
     rows = [{key.removeprefix("pixel/"): value for key, value in row.items()} for row in content["rows"]]
@@ -29,7 +38,7 @@ def rows_of(report: Path) -> dict[tuple[str, int, str], dict]:
 def test_each_row_is_about_its_own_images(tmp_path, target, measured, predicted):
     """The channels are stored in another order than the target's, so a pairing by index would be seen."""
     swapped = {name: stack[:, ::-1] for name, stack in predicted.items()}
-    prediction = write(tmp_path / "S.zarr", swapped, NAMES[::-1], {"vsjax": {"units": "target"}})
+    prediction = write(tmp_path / "S.zarr", swapped, NAMES[::-1], made_by_predict())
     summary = evaluate(prediction, target, tmp_path / "report").summary["pixel"]
     rows = rows_of(tmp_path / "report")
     assert len(rows) == 3 * 2 * 2
@@ -51,7 +60,7 @@ def test_each_row_is_about_its_own_images(tmp_path, target, measured, predicted)
 def test_units_of_a_normalized_prediction(tmp_path, target, measured, predicted):
     """The same prediction, normalised: errors are in units of the stored scale, or raw again if asked for."""
     stored = {"location": LOCATION, "scale": SCALE}
-    attributes = {"vsjax": {"units": "normalized", "normalization": dict.fromkeys(("nuclei", "membrane"), stored)}}
+    attributes = made_by_predict(units="normalized", normalization=dict.fromkeys(("nuclei", "membrane"), stored))
     normalized = {name: (stack - np.float32(LOCATION)) / np.float32(SCALE) for name, stack in predicted.items()}
     prediction = write(tmp_path / "S.zarr", normalized, NAMES, attributes)
     maes = {}
@@ -123,10 +132,11 @@ def test_unfinished_position_is_named_and_an_earlier_report_survives(tmp_path, t
 
 def test_interrupted_prediction_is_told_from_a_finished_one(tmp_path, target, predicted):
     """What `vsjax.predict` leaves when it is killed: zeros that are not marked finished, and positions not begun."""
-    prediction = write(tmp_path / "S.zarr", predicted, NAMES, {"vsjax": {"units": "target", "finished": True}})
+    prediction = write(tmp_path / "S.zarr", predicted, NAMES, made_by_predict())
     plate = open_plate(prediction)
     assert len(pair_plates(plate, open_plate(target))) == 12
-    plate["A/1/1"].write_attribute("vsjax", {"units": "target", "finished": False, "finished_time_points": 1})
+    unfinished = {**made_by_predict()["vsjax"], "finished": False, "finished_time_points": 1}
+    plate["A/1/1"].write_attribute("vsjax", unfinished)
     with pytest.raises(UserError, match=r"'A/1/1' is unfinished \(1 of 2 time points\).*vsjax.predict"):
         evaluate(prediction, target, tmp_path / "r")
     begun = create_plate(tmp_path / "begun.zarr", position_names=POSITIONS, attributes={"vsjax": {"checkpoint": "a"}})
@@ -138,7 +148,7 @@ def test_interrupted_prediction_is_told_from_a_finished_one(tmp_path, target, pr
 def test_source_that_is_shown_is_the_one_predicted_from(tmp_path, target, predicted):
     first = write(tmp_path / "a.zarr", predicted, ("membrane_prediction", "x_prediction"))
     assert source_channel(pair_plates(open_plate(first), open_plate(target))) == "Phase"
-    stated = {"vsjax": {"units": "target", "source_channels": ["nuclei"]}}
+    stated = made_by_predict(source_channels=["nuclei"])
     second = write(tmp_path / "b.zarr", predicted, ("membrane_prediction", "x_prediction"), stated)
     assert source_channel(pair_plates(open_plate(second), open_plate(target))) == "nuclei"
 
@@ -154,6 +164,23 @@ def test_overwrite_is_asked_for_and_leaves_other_files_alone(tmp_path, target, p
     evaluate(prediction, target, report, overwrite=True)
     assert (report / "notes.txt").read_text() == "mine"
     assert (report / "metrics.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "named"),
+    [
+        ("finished", "yes", "vsjax.finished"),
+        ("finished_time_points", -1, "vsjax.finished_time_points"),
+        ("about", {"prediction": {"units": "target"}}, "vsjax.about.prediction.checkpoint"),
+        ("about", made_by_predict(units="volts")["vsjax"]["about"], "vsjax.about.prediction.units"),
+    ],
+)
+def test_a_damaged_record_is_named(tmp_path, target, predicted, field, value, named):
+    attributes = {"vsjax": {**made_by_predict()["vsjax"], field: value}}
+    prediction = write(tmp_path / "S.zarr", predicted, NAMES, attributes)
+    with pytest.raises(UserError, match=rf"S.zarr/A/1/0/zarr.json: {named}: ") as error:
+        pair_plates(open_plate(prediction), open_plate(target))
+    assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize(

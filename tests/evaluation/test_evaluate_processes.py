@@ -108,7 +108,7 @@ def test_another_evaluation_in_the_same_folder_is_refused(work, predicted):
     before = files(work / "r")
     with pytest.raises(UserError, match="exists and is not empty"):
         run(work, "r", 1, 2, channels=["nuclei"])
-    write(work / "other.zarr", predicted, NAMES, {"vsjax": {"units": "target"}})
+    write(work / "other.zarr", predicted, NAMES)
     with pytest.raises(UserError, match="exists and is not empty"):
         evaluate(work / "other.zarr", work / "L.zarr", work / "r", process=1, processes=2)
     with pytest.raises(UserError, match=r"--overwrite: 2 processes would delete each other's work; remove .*r first"):

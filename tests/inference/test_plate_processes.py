@@ -11,9 +11,9 @@ from local_network import save_checkpoint
 from test_plates import DRIVER, finished_lines, finished_positions, is_complete, make_plate, pixels, records
 
 from vsjax.errors import UserError
-from vsjax.inference import output as output_module
 from vsjax.inference.plates import predict_plate
 from vsjax.inference.predictor import load
+from vsjax.plates import derived_plate
 from vsjax.plates.reader import open_plate
 from vsjax.predict import main
 
@@ -115,9 +115,9 @@ def test_the_others_wait_for_the_first_and_a_late_one_finds_nothing_to_do(work):
     assert finished_lines(stdout) == {NAMES[1]}
     for process in range(2, 20):
         summary = predict_plate(predictor, work / "P.zarr", work / "S.zarr", process=process, processes=20)
-    assert summary == type(summary)(predicted=0, finished_before=0, complete=True)
+    assert summary == type(summary)(made=0, finished_before=0, complete=True)
     again = predict_plate(predictor, work / "P.zarr", work / "S.zarr", process=1, processes=20)
-    assert again == type(again)(predicted=0, finished_before=1, complete=True)
+    assert again == type(again)(made=0, finished_before=1, complete=True)
     assert_same_plate(work)
 
 
@@ -134,7 +134,7 @@ def test_refusals(work, monkeypatch):
     refuse("SLURM_PROCID and SLURM_NTASKS are not set", "--cluster")
     refuse("leave --process, --processes out", "--cluster", "--process", 0, "--processes", 2)
     refuse("delete each other's work; remove .*S.zarr first", "--overwrite", "--process", 0, "--processes", 2)
-    monkeypatch.setattr(output_module, "_PATIENCE_S", 0)
+    monkeypatch.setattr(derived_plate, "_PATIENCE_S", 0)
     refuse("process 0 has not begun it", "--process", 1, "--processes", 2)
 
 

@@ -64,7 +64,7 @@ def test_plate_in_plate_out(tmp_path, predictor, version, ngff):
     """Every position and time point as the predictor gives it for the array, in the input's layout."""
     source = make_plate(tmp_path / "P.zarr", version=version)
     summary = predict_plate(predictor, tmp_path / "P.zarr", tmp_path / "S.zarr", ngff_version=ngff)
-    assert (summary.predicted, summary.finished_before) == (3, 0)
+    assert (summary.made, summary.finished_before) == (3, 0)
     output = open_plate(tmp_path / "S.zarr")
     assert output.ngff_version == (ngff or version)
     assert list(output.position_names) == NAMES
@@ -86,10 +86,11 @@ def test_output_says_what_made_it(tmp_path, predictor):
     predict_plate(predictor, tmp_path / "P.zarr", tmp_path / "S.zarr", settings=settings)
     output = open_plate(tmp_path / "S.zarr")
     for attributes in (output.attributes["vsjax"], output["A/1/1"].attributes["vsjax"]):
-        assert attributes["checkpoint"] == predictor.checkpoint
-        assert Path(attributes["checkpoint"]["path"]).is_relative_to(tmp_path / "run")
-        assert attributes["units"] == "target"
-        assert attributes["normalization"]["membrane"] == {"location": STATISTICS["median"], "scale": STATISTICS["iqr"]}
+        about = attributes["about"]["prediction"]
+        assert about["checkpoint"] == predictor.checkpoint
+        assert Path(about["checkpoint"]["path"]).is_relative_to(tmp_path / "run")
+        assert about["units"] == "target"
+        assert about["normalization"]["membrane"] == {"location": STATISTICS["median"], "scale": STATISTICS["iqr"]}
     assert output["A/1/1"].attributes["vsjax"]["finished"] is True
     assert output.attributes["vsjax"]["complete"] is True
     stored = np.asarray(output["A/1/1"].array().read().result())
@@ -153,7 +154,7 @@ def test_processes_share_the_positions(tmp_path, predictor):
     counts = []
     for process in range(2):
         summary = predict_plate(predictor, tmp_path / "P.zarr", tmp_path / "two.zarr", process=process, processes=2)
-        counts.append(summary.predicted)
+        counts.append(summary.made)
     assert counts == [2, 1]
     one, two = pixels(tmp_path / "one.zarr"), pixels(tmp_path / "two.zarr")
     assert one.keys() == two.keys()
@@ -179,7 +180,7 @@ def test_refusals_leave_everything_as_it_was(tmp_path, predictor):
 
     refuse(r"S.zarr: is complete already.*--overwrite")
     refuse("begun with checkpoint.fingerprint", predictor=load(tmp_path / "other"))
-    refuse("begun with settings.tta = 'none'.*'mean'", settings=PredictionSettings(tta="mean"))
+    refuse("begun with tta = 'none'.*'mean'", settings=PredictionSettings(tta="mean"))
     refuse("begun with positions = 'all'", positions=["A/1/0"])
     refuse("begun with ngff_version", ngff_version="0.4")
     refuse("lie in one another", target=url)
@@ -225,7 +226,7 @@ def test_bad_pixels_stop_at_their_position_and_what_is_finished_stays(tmp_path, 
     assert (unfinished["finished"], unfinished["finished_time_points"]) == (False, 1)
     source["A/1/1"].array()[1, 1, 2].write(good).result()
     summary = predict_plate(predictor, tmp_path / "P.zarr", tmp_path / "S.zarr")
-    assert (summary.predicted, summary.finished_before) == (2, 1)
+    assert (summary.made, summary.finished_before) == (2, 1)
     predict_plate(predictor, tmp_path / "P.zarr", tmp_path / "whole.zarr")
     continued, whole = pixels(tmp_path / "S.zarr"), pixels(tmp_path / "whole.zarr")
     assert all(np.array_equal(continued[name], whole[name]) for name in whole)
@@ -357,6 +358,6 @@ def test_killed_while_it_began(tmp_path, predictor):
     del attributes["vsjax"]["complete"]
     document.write_text(json.dumps(attributes))
     summary = predict_plate(predictor, tmp_path / "P.zarr", tmp_path / "S.zarr")
-    assert summary.predicted >= 2
+    assert summary.made >= 2
     one, two = pixels(tmp_path / "whole.zarr"), pixels(tmp_path / "S.zarr")
     assert all(np.array_equal(one[name], two[name]) for name in one)

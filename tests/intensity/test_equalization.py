@@ -11,8 +11,9 @@ import zarr
 from skimage.exposure import equalize_adapthist
 
 from vsjax.errors import UserError
-from vsjax.intensity.equalization import Equalization, equalize, equalize_plate
-from vsjax.intensity.statistics import read_statistics, write_statistics
+from vsjax.intensity.equalization import Equalization, equalize
+from vsjax.intensity.statistics import write_statistics
+from vsjax.plates.derived import Listener, make_plate
 from vsjax.plates.reader import open_plate
 from vsjax.plates.writer import create_plate
 
@@ -48,7 +49,7 @@ def plate(tmp_path, zarr_plate):
 @pytest.mark.parametrize(("version", "dtype"), [("0.4", np.uint16), ("0.5", np.float32), ("0.5", np.int32)])
 def test_new_channels_are_scikit_images_and_the_rest_survives(plate, tmp_path, version, dtype):
     url, images = plate(version, dtype)
-    equalize_plate(open_plate(url), tmp_path / "q.zarr", SETTINGS)
+    make_plate(SETTINGS, url, tmp_path / "q.zarr")
     made = open_plate(tmp_path / "q.zarr")
     assert made.ngff_version == version
     assert list(made.position_names) == list(images)
@@ -73,14 +74,14 @@ def test_new_channels_are_scikit_images_and_the_rest_survives(plate, tmp_path, v
 
 def test_statistics_are_of_the_new_plate(plate, tmp_path):
     url, _ = plate()
-    equalize_plate(open_plate(url), tmp_path / "q.zarr", SETTINGS)
+    make_plate(SETTINGS, url, tmp_path / "q.zarr")
     with pytest.raises(UserError, match="python -m vsjax"):
-        read_statistics(open_plate(tmp_path / "q.zarr")["A/1/0"], "nuclei", "dataset")
+        open_plate(tmp_path / "q.zarr")["A/1/0"].statistics("nuclei", "dataset")
     write_statistics(open_plate(tmp_path / "q.zarr"), grid=1)
-    statistics = read_statistics(open_plate(tmp_path / "q.zarr")["B/2/1"], "nuclei_clahe", "fov")
+    statistics = open_plate(tmp_path / "q.zarr")["B/2/1"].statistics("nuclei_clahe", "fov")
     assert (statistics["min"], statistics["max"]) == (0, 1)
-    old = read_statistics(open_plate(url)["B/2/1"], "nuclei", "fov")
-    assert read_statistics(open_plate(tmp_path / "q.zarr")["B/2/1"], "nuclei", "fov") == old
+    old = open_plate(url)["B/2/1"].statistics("nuclei", "fov")
+    assert open_plate(tmp_path / "q.zarr")["B/2/1"].statistics("nuclei", "fov") == old
 
 
 def test_units_do_not_matter_but_settings_do():
@@ -99,7 +100,7 @@ def test_one_image_without_a_channel_axis(tmp_path, zarr_image):
     volume = stack(3, times=1)[0, 1]
     group = zarr.open_group(tmp_path / "i.zarr", mode="w", zarr_format=3)
     zarr_image(group, volume, "zyx", "0.5", channels=["nuclei"], scale=[2.0, 0.5, 0.5])
-    equalize_plate(open_plate(tmp_path / "i.zarr"), tmp_path / "q.zarr", SETTINGS)
+    make_plate(SETTINGS, tmp_path / "i.zarr", tmp_path / "q.zarr")
     made = open_plate(tmp_path / "q.zarr")["0"]
     assert made.axes == "czyx"
     np.testing.assert_array_equal(made.array()[0, 0].read().result(), volume)
@@ -110,37 +111,39 @@ def test_interrupted_the_same_command_continues(plate, tmp_path):
     url, _ = plate()
     totals = []
 
-    def stop_after(volumes):
-        def progress(items, total, desc):
-            totals.append(total)
-            for index, item in enumerate(items):
-                if index == volumes:
-                    raise KeyboardInterrupt
-                yield item
+    class StopAfter(Listener):
+        def __init__(self, slices):
+            self.rest = slices
 
-        return progress
+        def started(self, positions, finished_before, slices):
+            totals.append((positions, finished_before, slices))
+
+        def slices_done(self, slices):
+            self.rest -= slices
+            if self.rest == 0:
+                raise KeyboardInterrupt
 
     output = tmp_path / "q.zarr"
     with pytest.raises(KeyboardInterrupt):
-        equalize_plate(open_plate(url), output, SETTINGS, progress=stop_after(3))
+        make_plate(SETTINGS, url, output, listener=StopAfter(20))  # the last volume is computed, not kept
     with pytest.raises(UserError, match=r"q\.zarr: was begun with kernel = \[3, 8, 8\]"):
-        equalize_plate(open_plate(url), output, Equalization(("nuclei",), (5, 8, 8)))
-    equalize_plate(open_plate(url), output, SETTINGS, progress=stop_after(-1))
-    assert totals == [4, 2]  # the first position was finished
-    equalize_plate(open_plate(url), tmp_path / "whole.zarr", SETTINGS)
+        make_plate(Equalization(("nuclei",), (5, 8, 8)), url, output)
+    make_plate(SETTINGS, url, output, listener=StopAfter(-1))
+    assert totals == [(2, 0, 20), (2, 1, 5)]  # the first position was finished, and a time point of the second
+    make_plate(SETTINGS, url, tmp_path / "whole.zarr")
     for name in ("A/1/0", "B/2/1"):
         pixels = [open_plate(path)[name].array().read().result() for path in (output, tmp_path / "whole.zarr")]
         np.testing.assert_array_equal(*pixels)
     with pytest.raises(UserError, match=r"q\.zarr: is complete already.*--overwrite"):
-        equalize_plate(open_plate(url), output, SETTINGS)
-    equalize_plate(open_plate(url), output, SETTINGS, overwrite=True)
+        make_plate(SETTINGS, url, output)
+    make_plate(SETTINGS, url, output, overwrite=True)
 
 
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (lambda volume: np.full_like(volume, 3), r"B/2/1: channel 'nuclei', time point 1, holds the value 3 only"),
-        (lambda volume: np.where(volume > volume.mean(), np.nan, volume), r"B/2/1: .* holds NaN or infinite values"),
+        (lambda volume: np.full_like(volume, 3), r"B/2/1, time point 1: channel 'nuclei' holds the value 3 only"),
+        (lambda volume: np.where(volume > volume.mean(), np.nan, volume), r"B/2/1, .* holds NaN or infinite values"),
     ],
 )
 def test_volumes_that_cannot_be_equalised(plate, tmp_path, spoil, message):
@@ -148,7 +151,7 @@ def test_volumes_that_cannot_be_equalised(plate, tmp_path, spoil, message):
     volume = open_plate(url)["B/2/1"].array()[1, 1]
     volume.write(spoil(images["B/2/1"][1, 1])).result()
     with pytest.raises(UserError, match=message):
-        equalize_plate(open_plate(url), tmp_path / "q.zarr", SETTINGS)
+        make_plate(SETTINGS, url, tmp_path / "q.zarr")
 
 
 def test_what_is_refused_before_anything_is_written(plate, tmp_path):
@@ -160,15 +163,15 @@ def test_what_is_refused_before_anything_is_written(plate, tmp_path):
         (SETTINGS, "p.zarr/A/q.zarr", "lie in one another"),
     ):
         with pytest.raises(UserError, match=message):
-            equalize_plate(open_plate(url), tmp_path / output, settings, overwrite=True)
+            make_plate(settings, url, tmp_path / output, overwrite=True)
     create_plate(tmp_path / "other.zarr", position_names=["A/1/0"])
     with pytest.raises(UserError, match=r"other\.zarr: exists already"):
-        equalize_plate(open_plate(url), tmp_path / "other.zarr", SETTINGS)
+        make_plate(SETTINGS, url, tmp_path / "other.zarr")
     assert [path for path in before if not path.is_file()] == []
     assert not (tmp_path / "q.zarr").exists()
-    equalize_plate(open_plate(url), tmp_path / "q.zarr", SETTINGS)
+    make_plate(SETTINGS, url, tmp_path / "q.zarr")
     with pytest.raises(UserError, match="'nuclei_clahe' is there already"):
-        equalize_plate(open_plate(tmp_path / "q.zarr"), tmp_path / "r.zarr", SETTINGS)
+        make_plate(SETTINGS, tmp_path / "q.zarr", tmp_path / "r.zarr")
 
 
 @pytest.mark.parametrize(
@@ -181,15 +184,15 @@ def test_bad_settings_are_refused(fields):
 
 def test_the_program(plate, tmp_path):
     url, _ = plate()
-    command = [sys.executable, "-m", "vsjax.preprocess", "--plate", str(url)]
-    more = ["--clahe", "nuclei", "--kernel", "3", "8", "8", "--output", str(tmp_path / "q.zarr")]
+    command = [sys.executable, "-m", "vsjax.preprocess", "equalize", "--plate", str(url), "--channels", "nuclei"]
+    more = ["--kernel", "3", "8", "8", "--output", str(tmp_path / "q.zarr")]
     run = subprocess.run([*command, *more], capture_output=True, text=True, check=True)
     assert f"python -m vsjax.preprocess --plate {tmp_path / 'q.zarr'}" in run.stdout
-    assert "4/4" in run.stderr
+    assert "20/20" in run.stderr
     again = subprocess.run([*command, *more], capture_output=True, text=True, check=False)
     assert again.returncode == 1
     assert again.stderr.count("\n") == 1
-    alone = subprocess.run([*command, "--clahe", "nuclei"], capture_output=True, text=True, check=False)
+    alone = subprocess.run(command, capture_output=True, text=True, check=False)
     assert alone.returncode == 2
     attributes = json.loads((tmp_path / "q.zarr" / ".zattrs").read_text())
-    assert attributes["equalization"]["kernel"] == [3, 8, 8]
+    assert attributes["vsjax"]["settings"]["kernel"] == [3, 8, 8]

@@ -14,7 +14,7 @@ from hypothesis.extra import numpy as hnp
 
 from vsjax.errors import UserError
 from vsjax.intensity.distribution import PERCENTILES, Distribution
-from vsjax.intensity.statistics import compute_statistics, read_statistics, write_statistics
+from vsjax.intensity.statistics import compute_statistics, write_statistics
 from vsjax.plates.reader import open_plate
 from vsjax.plates.writer import create_plate
 
@@ -136,9 +136,9 @@ def test_layout_and_values(tmp_path, zarr_plate, version, dtype):
             for t, expected in times.items():
                 assert found["timepoint_statistics"][t] == pytest.approx(expected, rel=1e-9)
             position = open_plate(path)[name]
-            assert read_statistics(position, channel, "dataset") == found["dataset_statistics"]
-            assert read_statistics(position, index, "fov") == found["fov_statistics"]
-            assert read_statistics(position, channel, "timepoint", 1) == found["timepoint_statistics"]["1"]
+            assert position.statistics(channel, "dataset") == found["dataset_statistics"]
+            assert position.statistics(index, "fov") == found["fov_statistics"]
+            assert position.statistics(channel, "timepoint", 1) == found["timepoint_statistics"]["1"]
 
 
 def test_more_time_points_than_tables(tmp_path, zarr_plate, monkeypatch):
@@ -157,7 +157,7 @@ def test_axes_that_are_missing(tmp_path, zarr_plate):
     array = np.random.default_rng(0).integers(0, 99, (40, 50)).astype("u1")
     path = zarr_plate(tmp_path / "p.zarr", {"A/1/0": array}, axes="yx")
     write_statistics(open_plate(path), grid=8)
-    found = read_statistics(open_plate(path)["A/1/0"], 0, "fov")
+    found = open_plate(path)["A/1/0"].statistics(0, "fov")
     assert found == pytest.approx(expected_statistics(array[::8, ::8]), rel=1e-12)
 
 
@@ -191,19 +191,19 @@ def test_a_plate_prepared_by_viscy_needs_no_second_pass(tmp_path, zarr_plate):
         tmp_path / "p.zarr", {"A/1/0": np.zeros((1, 1, 1, 4, 4))}, channels=["DAPI"], normalization={"DAPI": entry}
     )
     position = open_plate(path)["A/1/0"]
-    assert read_statistics(position, "DAPI", "fov") == entry["fov_statistics"]
-    assert read_statistics(position, "DAPI", "dataset") == statistics
-    assert read_statistics(position, "DAPI", "timepoint", 0) == statistics
+    assert position.statistics("DAPI", "fov") == entry["fov_statistics"]
+    assert position.statistics("DAPI", "dataset") == statistics
+    assert position.statistics("DAPI", "timepoint", 0) == statistics
 
 
 def test_missing_statistics_name_the_command(tmp_path, zarr_plate):
     path = zarr_plate(tmp_path / "p.zarr", {"A/1/0": np.ones((1, 1, 1, 4, 4))}, channels=["DAPI"])
     for arguments in (("DAPI", "fov"), ("DAPI", "dataset"), ("DAPI", "timepoint", 0)):
         with pytest.raises(UserError, match=f"DAPI.*python -m vsjax.preprocess --plate {path}$"):
-            read_statistics(open_plate(path)["A/1/0"], *arguments)
+            open_plate(path)["A/1/0"].statistics(*arguments)
     write_statistics(open_plate(path))
     with pytest.raises(UserError, match="timepoint"):
-        read_statistics(open_plate(path)["A/1/0"], "DAPI", "timepoint", 1)
+        open_plate(path)["A/1/0"].statistics("DAPI", "timepoint", 1)
 
 
 def test_nan_infinity_and_constants(tmp_path, zarr_plate):
@@ -212,13 +212,11 @@ def test_nan_infinity_and_constants(tmp_path, zarr_plate):
     some[0, 1, 0, :4] = np.nan
     path = zarr_plate(tmp_path / "some.zarr", {"A/1/0": some}, channels=["a", "b"])
     write_statistics(open_plate(path), grid=1)
-    assert read_statistics(open_plate(path)["A/1/0"], "b", "fov") == pytest.approx(
-        expected_statistics(some[:, 1]), rel=1e-9
-    )
+    assert open_plate(path)["A/1/0"].statistics("b", "fov") == pytest.approx(expected_statistics(some[:, 1]), rel=1e-9)
 
     path = zarr_plate(tmp_path / "constant.zarr", {"A/1/0": np.full((1, 1, 7, 11, 13), 0.1, "f4")})
     write_statistics(open_plate(path), grid=1)
-    found = read_statistics(open_plate(path)["A/1/0"], 0, "fov")
+    found = open_plate(path)["A/1/0"].statistics(0, "fov")
     assert found["std"] == found["iqr"] == 0
     assert found["median"] == found["mean"] == np.float32(0.1)
 

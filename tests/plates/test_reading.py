@@ -74,9 +74,9 @@ def test_real_plates_read_like_zarr_python(shared, path):
     for name in plate.position_names[:2] + plate.position_names[-1:]:
         position = plate[name]
         assert (position.axes, position.channel_names) == (axes, channels)
-        for level, stored in enumerate(position.metadata.paths):
+        for resolution, stored in enumerate(position.metadata.paths):
             expected = top[f"{name}/{stored}" if plate.is_hcs else stored][...]
-            found = read(position.array(level).read(), where=name)
+            found = read(position.array(resolution).read(), where=name)
             assert found.dtype == expected.dtype
             np.testing.assert_array_equal(found, with_all_axes(expected, axes))
         for label in position.label_names():

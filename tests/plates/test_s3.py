@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from vsjax.errors import UserError
-from vsjax.intensity.statistics import read_statistics, write_statistics
+from vsjax.intensity.statistics import write_statistics
 from vsjax.plates.arrays import read
 from vsjax.plates.reader import open_plate
 from vsjax.plates.writer import create_plate
@@ -85,7 +85,7 @@ def test_a_plate_in_a_bucket(tmp_path, bucket, version):
 
     plate = open_plate("s3://lab/a/p.zarr")
     np.testing.assert_array_equal(read(plate["A/1/0"].array().read(), "x"), array)
-    assert read_statistics(plate["A/1/0"], "b", "fov")["max"] == array[:, 1, :, ::4, ::4].max()
+    assert plate["A/1/0"].statistics("b", "fov")["max"] == array[:, 1, :, ::4, ::4].max()
     with pytest.raises(UserError, match=r"s3://lab/a/p\.zarr: exists already"):
         create_plate("s3://lab/a/p.zarr")
     with pytest.raises(UserError, match=r"s3://lab/a/q\.zarr: does not exist"):

@@ -11,7 +11,7 @@ from vsjax.data.fovs import FieldOfView, check_uniform, open_fovs, split_fovs
 from vsjax.data.pipeline import Batch, CropReader, evaluation_batches, iterate_from, training_batches
 from vsjax.data.roles import ChannelRole, Role, make_roles
 from vsjax.data.sampling import Crop, CropSampler, grid_crops
-from vsjax.intensity.statistics import Statistics, read_statistics
+from vsjax.plates.statistics_attribute import Statistics
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ class ExperimentData:
         """Of the dataset, by channel of every role."""
         position = self.training_fovs[0].position
         channels = [name for role in self.roles.values() if isinstance(role, ChannelRole) for name in role.channels]
-        return {name: read_statistics(position, name, "dataset") for name in channels}
+        return {name: position.statistics(name, "dataset") for name in channels}
 
 
 def open_data(config: ConfigDict, out_depth: int, rows: tuple[int, ...] | None = None) -> ExperimentData:

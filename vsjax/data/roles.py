@@ -13,7 +13,6 @@ import tensorstore as ts
 
 from vsjax.errors import UserError
 from vsjax.intensity.normalization import Normalization, location_scale
-from vsjax.intensity.statistics import read_statistics
 from vsjax.plates.arrays import read
 from vsjax.plates.position import Position
 
@@ -79,7 +78,7 @@ class ChannelRole:
         location, scale = np.zeros(len(indices), np.float32), np.ones(len(indices), np.float32)
         if self.normalization.scope in ("dataset", "fov", "timepoint"):
             for index, channel in enumerate(self.channels):
-                statistics = read_statistics(position, channel, self.normalization.scope, time)
+                statistics = position.statistics(channel, self.normalization.scope, time)
                 where = f"{channel} of {position.url}"
                 location[index], scale[index] = location_scale(statistics, self.normalization.statistic, where)
         return location, scale

@@ -6,17 +6,18 @@ carries the suffix (other software wrote it) is paired by the bare names.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 
 from vsjax.errors import UserError
+from vsjax.inference.record import read_prediction_record
 from vsjax.plates.arrays import read
+from vsjax.plates.derived_record import read_position_record
 from vsjax.plates.position import Position
 from vsjax.plates.reader import Plate
+from vsjax.plates.step import RECORD_ATTRIBUTE
 
 SUFFIX = "_prediction"
-ATTRIBUTE = "vsjax"  # under which `vsjax.predict` says, per position, what its numbers mean
 UNITS = {
     "target": "in the target's own units (a normalised prediction is brought back with its stored location and scale)",
     "normalized": "target minus location, over scale, as stored with the prediction when it was made",
@@ -133,21 +134,22 @@ def _check_finished(plate: Plate, position: Position) -> None:
     """UserError where `vsjax.predict` has not got to this position, or was interrupted within it."""
     remedy = "run the same `python -m vsjax.predict` again, it continues, or choose others with --positions"
     try:
-        record = _dictionary(position.attributes.get(ATTRIBUTE))
+        _ = position.attributes
     except UserError as error:  # it is listed, but not there
-        if ATTRIBUTE in plate.attributes:
+        if RECORD_ATTRIBUTE in plate.attributes:
             raise UserError(f"{plate.url}: position {position.name!r} is not predicted yet; {remedy}") from error
         raise
-    if record.get("finished", True) is not True:
-        done = f"{record.get('finished_time_points', 0)} of {position.shape[0]} time points"
+    record = read_position_record(position)
+    if record and not record.finished:
+        done = f"{record.finished_time_points} of {position.shape[0]} time points"
         raise UserError(f"{plate.url}: position {position.name!r} is unfinished ({done}); {remedy}")
 
 
 def source_channel(jobs: Sequence[Job]) -> str:
     """The channel of the target plate that was predicted from, or else its first that is not evaluated."""
     first = jobs[0]
-    stated = _dictionary(first.prediction.attributes.get(ATTRIBUTE)).get("source_channels")
-    candidates = [*(stated if isinstance(stated, list) else []), *first.target.channel_names]
+    record = read_prediction_record(first.prediction)
+    candidates = [*(record.source_channels if record else []), *first.target.channel_names]
     evaluated = {job.channel for job in jobs}
     usable = (name for name in candidates if name in first.target.channel_names and name not in evaluated)
     return next(usable, first.target.channel_names[0])
@@ -182,17 +184,17 @@ def _predicted_channels(position: Position) -> dict[str, str]:
 
 def _convention(position: Position, channel: str, units: str) -> tuple[str, Affine, Affine]:
     """Units to compare in, and what takes the stored prediction and the stored target there."""
-    attributes = _dictionary(position.attributes.get(ATTRIBUTE))
-    stored = _dictionary(_dictionary(attributes.get("normalization")).get(channel))
-    location, scale = stored.get("location"), stored.get("scale")
-    known = _is_number(location) and _is_number(scale) and scale > 0
-    made_in = attributes.get("units")
+    record = read_prediction_record(position)
+    stored = record and record.normalization.get(channel)
+    known = stored is not None and stored.scale > 0
+    location, scale = (stored.location, stored.scale) if known else IDENTITY
+    made_in = record and record.units
     if units == "auto":
         units = made_in if made_in == "target" or (made_in == "normalized" and known) else "standardized"
     if units == "standardized":
         return units, IDENTITY, IDENTITY
     if not known and (units == "normalized" or made_in == "normalized"):
-        raise UserError(f"{position.url}: attribute {ATTRIBUTE!r} has no location and scale of {channel!r}, so "
+        raise UserError(f"{position.url}: attribute {RECORD_ATTRIBUTE!r} has no location and scale of {channel!r}, so "
                         f"--units {units} cannot be had; use --units standardized")  # fmt: skip
     if units == "normalized":
         return units, IDENTITY if made_in == "normalized" else (location, scale), (location, scale)
@@ -213,14 +215,6 @@ def _standardized(x: np.ndarray) -> np.ndarray:
 def _tzyx(position: Position) -> tuple[int, int, int, int]:
     time, _, *space = position.shape
     return (time, *space)
-
-
-def _dictionary(value: Any) -> dict:
-    return value if isinstance(value, dict) else {}
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and np.isfinite(value)
 
 
 def _some(names: Sequence[str], at_most: int = 8) -> str:

@@ -13,7 +13,7 @@ import numpy as np
 from vsjax.errors import UserError
 from vsjax.inference.axes import from_tzyxc, resolve_axes, to_tzyxc
 from vsjax.inference.compiled import CompiledFamily, Draw
-from vsjax.inference.settings import PredictionSettings, Units
+from vsjax.inference.settings import PredictionSettings
 from vsjax.inference.tiling import Padding, Tile, choose_margin, plan_tiles, predict_tiles
 from vsjax.inference.tta import Tta, with_rotations
 from vsjax.inference.windows import Prepare, WindowPlan, plan_windows, predict_windows, windows_per_call
@@ -25,7 +25,7 @@ from vsjax.runtime.keys import step_key
 BATCH_PIXELS = 1 << 18  # windows are batched up to so many pixels of a plane: enough to keep a device busy
 STATISTICS_GRID = 32  # distance of the pixels that `vsjax.preprocess` samples by default
 STATISTICS_PIXELS = 512  # per side, of the planes from which "patch" normalisation takes its statistics
-SPREAD = "spread"  # what the second half of the channels of several draws is called
+SPREAD = "spread"  # of a channel over several draws: its name's ending
 
 
 class Predictor:
@@ -145,11 +145,6 @@ class Predictor:
                 "these channels that vsjax.preprocess has seen, or take units 'normalized'"
             )
 
-    def output_channels(self, settings: PredictionSettings) -> tuple[str, ...]:
-        """Names of the channels that `predict_stack` gives: the targets', and of several draws each one's spread."""
-        spread = tuple(f"{name}_{SPREAD}" for name in self.target_channels)
-        return self.target_channels + (spread if settings.draws > 1 and settings.keep == "mean_spread" else ())
-
     def predict_stack(
         self,
         stack: np.ndarray,
@@ -236,11 +231,15 @@ class Predictor:
         margin, ramp = choose_margin(settings.margin, self.compiled.receptive_radius, settings.tile)
         return plan_tiles(plane, settings.tile, self.compiled.divisor, margin, ramp)
 
+    def complete(self, settings: PredictionSettings) -> PredictionSettings:
+        """The settings with rotations and sampler as the checkpoint says where they leave them open."""
+        return replace(settings, tta=settings.tta or self.tta, sampler=settings.sampler or self.sampler)
+
     def resolve(self, shape: tuple[int, ...], settings: PredictionSettings) -> PredictionSettings:
         """Fill in what `settings` leave open (rotations, sampler, tile, batch size, space) for stacks of `shape`
         [Z, Y, X, C], by trying how much memory the network needs: whole on one device, then shared by all, then in
         tiles."""
-        settings = replace(settings, tta=settings.tta or self.tta, sampler=settings.sampler or self.sampler)
+        settings = self.complete(settings)
         plan = plan_windows(shape[0], self.in_depth, self.compiled.out_depth, settings.z_step)
         choices = [settings.space] if settings.space else sorted({1, jax.local_device_count()})
         for space in choices:
@@ -273,14 +272,16 @@ class Predictor:
         tile = tuple(max(int(side // d) * d, s) for d, s in zip(divisor, smallest, strict=True))
         return tuple(min(t, n) for t, n in zip(tile, plane, strict=True))
 
-    def display_ranges(self, units: Units) -> list[tuple[float, float]] | None:
-        """(low, high) per target for viewers: what 98% of the training targets' pixels lie within; None if unknown."""
+    def display_ranges(self, settings: PredictionSettings) -> list[tuple[float, float]] | None:
+        """(low, high) per channel for viewers: what 98% of the training targets' pixels lie within, and for a spread a
+        quarter of that; None if unknown."""
         if not all({"p1", "p99"} <= set(self._target_statistics.get(name, ())) for name in self.target_channels):
             return None
         limits = np.array([[self._target_statistics[name][p] for p in ("p1", "p99")] for name in self.target_channels])
-        if units == "normalized":
+        if settings.units == "normalized":
             limits = (limits - self.target_location[:, None]) / self.target_scale[:, None]
-        return [(float(low), float(high)) for low, high in limits]
+        ranges = [(float(low), float(high)) for low, high in limits]
+        return ranges + ([(0.0, (high - low) / 4) for low, high in ranges] if settings.draws > 1 else [])
 
     def _divisor(self, tta: Tta, space: int) -> tuple[int, int]:
         """What Y and X are padded to: each device gets as many rows, at every stride of the network; rotated by 90°,

@@ -1,5 +1,9 @@
 """Moments and quantiles of a stream of numbers, in memory that does not grow with it."""
 
+import base64
+from collections.abc import Mapping
+from typing import Any
+
 import numpy as np
 
 PERCENTILES = (1, 5, 25, 50, 75, 95, 99)
@@ -50,6 +54,33 @@ class Distribution:
         new._squares = float(np.square(numbers - new._mean) @ counts)
         new._keys, new._counts = _keys_of(numbers), counts.astype(np.int64)
         new._shorten()
+        return new
+
+    def to_json(self) -> dict[str, Any]:
+        """All that `from_json` needs to make the same distribution, exactly, as JSON can hold it."""
+        if not self.count:
+            return {"count": 0}
+        self._consolidate()
+        return {
+            "count": self.count,
+            "minimum": self.minimum,
+            "maximum": self.maximum,
+            "mean": self._mean,
+            "squares": self._squares,
+            "dropped_bits": self._dropped_bits,
+            "keys": _to_text(self._keys, "<u8"),
+            "counts": _to_text(self._counts, "<i8"),
+        }
+
+    @classmethod
+    def from_json(cls, document: Mapping[str, Any], max_distinct: int | None = None) -> "Distribution":
+        """What `to_json` was called on."""
+        new = cls(max_distinct)
+        if not document["count"]:
+            return new
+        new.count, new.minimum, new.maximum = (document[field] for field in ("count", "minimum", "maximum"))
+        new._mean, new._squares, new._dropped_bits = (document[field] for field in ("mean", "squares", "dropped_bits"))
+        new._keys, new._counts = _to_array(document["keys"], "<u8"), _to_array(document["counts"], "<i8")
         return new
 
     def merge(self, other: "Distribution") -> None:
@@ -141,6 +172,15 @@ def _merge_equal(keys: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, np.n
         return keys, counts
     starts = np.flatnonzero(np.concatenate([[True], keys[1:] != keys[:-1]]))
     return keys[starts], np.add.reduceat(counts, starts)
+
+
+def _to_text(array: np.ndarray, dtype: str) -> str:
+    return base64.b64encode(array.astype(dtype).tobytes()).decode()
+
+
+def _to_array(text: str, dtype: str) -> np.ndarray:
+    array = np.frombuffer(base64.b64decode(text), dtype)
+    return array.astype(array.dtype.newbyteorder("="))
 
 
 _SIGN = np.uint64(1 << 63)

@@ -1,14 +1,15 @@
 """Intensity statistics of a plate, in the attribute layout of VisCy, so that a plate prepared by either serves both.
 
-Per channel, under the attribute `normalization`: on the plate `dataset_statistics` and `timepoint_statistics` (over all
-positions), on each position these and `fov_statistics`. They are of the pixels on a grid in Y and X (every 32nd, from
-the first), all slices, all time points. NaN count as missing.
+Per channel (`plates.statistics_attribute`): on the plate those of the dataset and of each time point (over all
+positions), on each position these and its own. They are of the pixels on a grid in Y and X (every 32nd, from the
+first), all slices, all time points. NaN count as missing.
 """
 
 import itertools
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import numpy as np
@@ -17,17 +18,16 @@ import tensorstore as ts
 from vsjax.errors import UserError
 from vsjax.intensity.distribution import Distribution
 from vsjax.plates.arrays import read
+from vsjax.plates.parts import Parts
 from vsjax.plates.position import Position
 from vsjax.plates.reader import Plate
-
-ATTRIBUTE = "normalization"
-LEVELS = {"dataset": "dataset_statistics", "fov": "fov_statistics", "timepoint": "timepoint_statistics"}
+from vsjax.plates.statistics_attribute import STATISTICS_ATTRIBUTE, Statistics, with_statistics
+from vsjax.plates.storage import Store
 
 _TABLES = 128  # distributions of time points kept at once: at most 4 MB each
 _A = TypeVar("_A")
 _B = TypeVar("_B")
-
-Statistics = dict[str, float]
+_Distributions = dict[str, Distribution]  # by channel
 
 
 def compute_statistics(image: np.ndarray, grid: int = 1) -> Statistics:
@@ -40,40 +40,23 @@ def compute_statistics(image: np.ndarray, grid: int = 1) -> Statistics:
     return Distribution.of(image[..., ::grid, ::grid] if grid != 1 else image).statistics()
 
 
-def read_statistics(position: Position, channel: str | int, level: str, time: int = 0) -> Statistics:
-    """A channel's statistics as they stand in the position's attributes.
-
-    Args:
-        position: of a plate.
-        channel: name or index.
-        level: "dataset", "fov" or "timepoint".
-        time: the time point, for "timepoint".
-
-    Raises UserError that names the command that makes them where they are missing.
-    """
-    name = position.channel_names[position.channel_index(channel)]
-    found = position.attributes
-    for key in (ATTRIBUTE, name, LEVELS[level], *([str(time)] if level == "timepoint" else [])):
-        found = found.get(key) if isinstance(found, dict) else None
-    if not isinstance(found, dict):
-        raise UserError(
-            f"{position.where}: {ATTRIBUTE}: there are no {level} statistics of channel {name!r}; "
-            f"run python -m vsjax.preprocess --plate {position.plate_url}"
-        )
-    return found
-
-
 def write_statistics(
     plate: Plate,
     channels: Sequence[str | int] | None = None,
     grid: int = 32,
     workers: int = 8,
     progress: Callable[..., Iterable[Any]] | None = None,
-) -> dict[str, Statistics]:
+    process: int = 0,
+    processes: int = 1,
+) -> dict[str, Statistics] | None:
     """Compute the statistics of a plate and write them into its attributes; return the dataset's, by channel name.
 
     Pixels stream through: memory does not grow with the plate. A second run writes nothing unless something changed;
     other attributes and other channels' statistics stay. Interrupted, run it again: what is missing is written.
+
+    Several processes need not talk: each samples its positions, writes these positions' own statistics and leaves its
+    distributions in the plate's folder `.vsjax`; whoever finds all of them there writes the others. The pixels must not
+    change before that; a process that was killed is started again with the same numbers.
 
     Args:
         plate: the plate or single image, writable.
@@ -81,6 +64,10 @@ def write_statistics(
         grid: distance of the sampled pixels in Y and X.
         workers: reads under way at once.
         progress: wraps the iterable over positions, called with `total` and `desc`, such as `tqdm.tqdm`.
+        process, processes: this one samples every `processes`-th position.
+
+    Returns:
+        None where other processes have not finished: the last one writes the dataset's and time points'.
 
     Raises UserError for a channel that a position lacks, a channel that is NaN throughout a position or time point,
     infinite values, or a chunk that cannot be read.
@@ -88,77 +75,57 @@ def write_statistics(
     if grid < 1:
         raise UserError(f"{plate.url}: grid: {grid} is not a distance in pixels; give 1 or more")
     progress = progress or (lambda items, **_: items)
-    names, total = _check_channels(plate, channels)
-    with ThreadPoolExecutor(workers) as pool:
-        dataset, times = _scan(
-            plate, names, grid, workers, pool, lambda items: progress(items, total=total, desc="sampling")
-        )
-    shared = {name: {"dataset_statistics": dataset[name], "timepoint_statistics": times[name]} for name in names}
-    for position in progress(plate.positions(), total=total, desc="writing"):
+    names, total = _check_channels(plate, channels, process, processes)
+    scan = _Scan(plate, names, grid, workers, process, processes)
+    shown = lambda items: progress(items, total=total, desc="sampling")  # noqa: E731
+    if processes == 1:
+        times: dict[int, dict[str, Statistics]] = {}
+        pooled = scan.run(shown, lambda time, table: times.update({time: _finished(plate, table, time)}))
+        dataset = _finished(plate, pooled)
+    else:
+        exchange = _Exchange(Store(plate.url), names, grid, process, processes)
+        exchange.leave(scan.run(shown, exchange.leave_time))
+        joined = exchange.join(plate)
+        if joined is None:
+            return None
+        dataset, times = joined
+    by_time = {name: {str(time): times[time][name] for time in sorted(times)} for name in names}
+    shared = {name: {"dataset": dataset[name], "timepoint": by_time[name]} for name in names}
+    for position in progress(plate.positions(), total=None if processes > 1 else total, desc="writing"):
         _write(position, shared)
     if plate.is_hcs:  # a single image is its own position
         _write(plate, shared)  # last, so that a plate that has them is a plate whose positions have them
+    if processes > 1:
+        exchange.clear(len(times))
     return dataset
 
 
-def _check_channels(plate: Plate, channels: Sequence[str | int] | None) -> tuple[list[str], int]:
-    """The channels' names, which every position must have, and the number of positions; nothing is written yet."""
-    names: list[str] | None = None
+def _check_channels(
+    plate: Plate, channels: Sequence[str | int] | None, process: int, processes: int
+) -> tuple[list[str], int]:
+    """The channels' names, which every position of this process must have, and how many positions these are; nothing
+    is written yet."""
+    first = next(plate.positions(), None)
+    names = []
+    if first is not None:
+        wanted = first.channel_names if channels is None else channels
+        names = list(dict.fromkeys(first.channel_names[first.channel_index(channel)] for channel in wanted))
+    if not names:
+        raise UserError(f"{plate.url}: has no positions; write images into it first")
     total = 0
-    for position in plate.positions():
-        if names is None:
-            wanted = position.channel_names if channels is None else channels
-            names = list(dict.fromkeys(position.channel_names[position.channel_index(c)] for c in wanted))
+    for position in plate.positions(process, processes):
         for name in names:
             position.channel_index(name)
         total += 1
-    if not names:
-        raise UserError(f"{plate.url}: has no positions; write images into it first")
     return names, total
 
 
-def _scan(
-    plate: Plate,
-    names: Sequence[str],
-    grid: int,
-    workers: int,
-    pool: ThreadPoolExecutor,
-    progress: Callable[[Iterable[Any]], Iterable[Any]],
-) -> tuple[dict[str, Statistics], dict[str, dict[str, Statistics]]]:
-    """Read the grid of every position, write the positions' own statistics, return the dataset's and the time points'.
-
-    Reads everything once. Only where there are more time points than `_TABLES` allows is each of the later ones read
-    a second time, so that memory stays bounded.
-    """
-    window = max(1, _TABLES // len(names))
-    dataset = {name: Distribution() for name in names}
-    times: dict[str, dict[str, Statistics]] = {name: {} for name in names}
-    start, end = 0, 1
-    while start < end:
-        tables = {name: [Distribution() for _ in range(window)] for name in names}
-        wanted = None if start == 0 else range(start, start + window)
-        for position, samples in progress(_positions(plate, names, grid, wanted, workers, pool)):
-            end = max(end, position.shape[0])
-            own = {name: Distribution() for name in names}
-            for time, distributions in samples:
-                for name, distribution in zip(names, distributions, strict=True):
-                    own[name].merge(distribution)
-                    if start == 0:
-                        dataset[name].merge(distribution)
-                    if start <= time < start + window:
-                        tables[name][time - start].merge(distribution)
-            if start == 0:
-                where = position.url
-                _write(position, {n: {"fov_statistics": _finished(own[n], where, n)} for n in names})
-        for name in names:
-            for time in range(start, min(end, start + window)):
-                table = tables[name][time - start]
-                times[name][str(time)] = _finished(table, f"{plate.url}: time point {time}", name)
-        start += window
-    return {name: _finished(dataset[name], plate.url, name) for name in names}, times
+def _finished(plate: Plate, distributions: _Distributions, time: int | None = None) -> dict[str, Statistics]:
+    where = plate.url if time is None else f"{plate.url}: time point {time}"
+    return {name: _statistics(distribution, where, name) for name, distribution in distributions.items()}
 
 
-def _finished(distribution: Distribution, where: str, channel: str) -> Statistics:
+def _statistics(distribution: Distribution, where: str, channel: str) -> Statistics:
     if not distribution.count:
         raise UserError(
             f"{where}: channel {channel!r} is NaN in every sampled pixel; remove the image or repair the channel"
@@ -166,32 +133,145 @@ def _finished(distribution: Distribution, where: str, channel: str) -> Statistic
     return distribution.statistics()
 
 
-def _positions(
-    plate: Plate,
-    names: Sequence[str],
-    grid: int,
-    wanted: range | None,
-    workers: int,
-    pool: ThreadPoolExecutor,
-) -> Iterator[tuple[Position, Iterator[tuple[int, list[Distribution]]]]]:
-    """Each position with an iterator over its time points' distributions per channel, read `workers` at a time."""
+class _Exchange:
+    """What the processes leave for each other: a part per time point, and when these are there, one of the dataset."""
 
-    def open_position(position: Position) -> tuple[Position, list[int]]:
-        return position, [position.channel_index(name) for name in names]
+    def __init__(self, store: Store, names: Sequence[str], grid: int, process: int, processes: int) -> None:
+        self._store, self._process, self._processes = store, process, processes
+        self._names = list(names)
+        self._identity = {"channels": self._names, "grid": grid}
+        self._times = 0
 
-    def read_time(unit: tuple[Position, list[int], int]) -> tuple[Position, int, list[Distribution]]:
-        position, indices, time = unit
-        return position, time, _sample(position, time, indices, names, grid)
+    def leave_time(self, time: int, table: _Distributions) -> None:
+        """Leave this process's distributions of a time point."""
+        self._parts(f"statistics/time_{time}").write(_to_json(table))
+        self._times = max(self._times, time + 1)
 
-    units = (
-        (position, indices, time)
-        for position, indices in _in_pool(pool, open_position, plate.positions(), workers)
-        for time in range(position.shape[0])
-        if wanted is None or time in wanted
-    )
-    for _, group in itertools.groupby(_in_pool(pool, read_time, units, workers), key=lambda unit: unit[0].name):
-        first = next(group)
-        yield first[0], ((time, distributions) for _, time, distributions in itertools.chain([first], group))
+    def leave(self, pooled: _Distributions) -> None:
+        """Leave those of all its pixels, which says that all are there."""
+        self._parts("statistics").write({"times": self._times, "channels": _to_json(pooled)})
+
+    def join(self, plate: Plate) -> tuple[dict[str, Statistics], dict[int, dict[str, Statistics]]] | None:
+        """The dataset's and the time points' statistics of all processes; None where one has not finished, or another
+        one has joined them already."""
+        parts = self._parts("statistics").gather()
+        if parts is None:
+            return None
+        dataset = _finished(plate, self._merge([part["channels"] for part in parts]))
+        times = {}
+        for time in range(max(part["times"] for part in parts)):
+            tables = self._parts(f"statistics/time_{time}").present()
+            if len(tables) < sum(time < part["times"] for part in parts):
+                return None
+            times[time] = _finished(plate, self._merge(tables), time)
+        return dataset, times
+
+    def clear(self, times: int) -> None:
+        """Delete all parts: that of the dataset first, without which the others are nothing."""
+        self._parts("statistics").clear()
+        for time in range(times):
+            self._parts(f"statistics/time_{time}").clear()
+
+    def _parts(self, name: str) -> Parts:
+        return Parts(self._store, name, self._process, self._processes, self._identity)
+
+    def _merge(self, tables: Iterable[dict[str, Any]]) -> _Distributions:
+        merged = {name: Distribution() for name in self._names}
+        for table in tables:
+            for name in self._names:
+                merged[name].merge(Distribution.from_json(table[name]))
+        return merged
+
+
+def _to_json(table: _Distributions) -> dict[str, Any]:
+    return {name: distribution.to_json() for name, distribution in table.items()}
+
+
+@dataclass(frozen=True)
+class _Scan:
+    """Reading the grid of every position of one process."""
+
+    plate: Plate
+    names: Sequence[str]
+    grid: int
+    workers: int
+    process: int
+    processes: int
+
+    def run(
+        self, progress: Callable[[Iterable[Any]], Iterable[Any]], keep: Callable[[int, _Distributions], None]
+    ) -> _Distributions:
+        """Write the positions' own statistics, hand each time point's distributions to `keep`, return the dataset's.
+
+        Reads everything once. Only where there are more time points than `_TABLES` allows is each of the later ones
+        read a second time, so that memory stays bounded.
+        """
+        window = max(1, _TABLES // len(self.names))
+        dataset = self._empty()
+        start, end = 0, 1
+        with ThreadPoolExecutor(self.workers) as pool:
+            while start < end:
+                tables = [self._empty() for _ in range(window)]
+                seen = self._fill(tables, start, dataset, progress, pool)
+                end = seen if start == 0 else end
+                for time in range(start, min(end, start + window)):
+                    keep(time, tables[time - start])
+                start += window
+        return dataset
+
+    def _fill(
+        self,
+        tables: list[_Distributions],
+        start: int,
+        dataset: _Distributions,
+        progress: Callable[[Iterable[Any]], Iterable[Any]],
+        pool: ThreadPoolExecutor,
+    ) -> int:
+        """Sample the time points from `start` on that `tables` are for; the first time all of them, for the dataset and
+        the positions' own statistics. Returns how many there are."""
+        times = 0
+        wanted = None if start == 0 else range(start, start + len(tables))
+        for position, samples in progress(self._positions(wanted, pool)):
+            times = max(times, position.shape[0])
+            own = self._empty()
+            for time, distributions in samples:
+                for name, distribution in zip(self.names, distributions, strict=True):
+                    own[name].merge(distribution)
+                    if start == 0:
+                        dataset[name].merge(distribution)
+                    if start <= time < start + len(tables):
+                        tables[time - start][name].merge(distribution)
+            if start == 0:
+                _write(position, {name: {"fov": _statistics(own[name], position.url, name)} for name in self.names})
+        return times
+
+    def _empty(self) -> _Distributions:
+        return {name: Distribution() for name in self.names}
+
+    def _positions(
+        self, wanted: range | None, pool: ThreadPoolExecutor
+    ) -> Iterator[tuple[Position, Iterator[tuple[int, list[Distribution]]]]]:
+        """Each position with an iterator over its time points' distributions per channel, `workers` of them at a
+        time."""
+
+        def open_position(position: Position) -> tuple[Position, list[int]]:
+            return position, [position.channel_index(name) for name in self.names]
+
+        def read_time(unit: tuple[Position, list[int], int]) -> tuple[Position, int, list[Distribution]]:
+            position, indices, time = unit
+            return position, time, _sample(position, time, indices, self.names, self.grid)
+
+        mine = self.plate.positions(self.process, self.processes)
+        units = (
+            (position, indices, time)
+            for position, indices in _in_pool(pool, open_position, mine, self.workers)
+            for time in range(position.shape[0])
+            if wanted is None or time in wanted
+        )
+        groups = itertools.groupby(_in_pool(pool, read_time, units, self.workers), key=lambda unit: unit[0].name)
+        for _, group in groups:
+            first = next(group)
+            yield first[0], ((time, distributions) for _, time, distributions in itertools.chain([first], group))
 
 
 def _sample(
@@ -222,11 +302,7 @@ def _in_pool(pool: ThreadPoolExecutor, function: Callable[[_A], _B], items: Iter
 
 def _write(node: Position | Plate, statistics: dict[str, dict[str, Any]]) -> None:
     """Put statistics into a node's attribute; what else is there stays. Writes nothing if nothing changes."""
-    old = node.attributes.get(ATTRIBUTE)
-    old = old if isinstance(old, dict) else {}
-    new = dict(old)
-    for channel, parts in statistics.items():
-        before = old.get(channel)
-        new[channel] = {**(before if isinstance(before, dict) else {}), **parts}
+    old = node.attributes.get(STATISTICS_ATTRIBUTE)
+    new = with_statistics(old, statistics)
     if new != old:
-        node.write_attribute(ATTRIBUTE, new)
+        node.write_attribute(STATISTICS_ATTRIBUTE, new)

@@ -93,9 +93,9 @@ class ImageMetadata:
 
     Attributes:
         axes: the stored axes in stored order, of the letters of "tczyx".
-        paths: the array of each resolution level, finest first, relative to the image.
-        scales: per level, the size of a step along t, c, z, y, x in the file's units; 1 for an axis that is not stored.
-        pixel_size_um: size of a pixel of the finest level along z, y, x in micrometres.
+        paths: the array of each resolution, finest first, relative to the image.
+        scales: per resolution, the size of a step along t, c, z, y, x in the file's units; 1 for an axis it has not.
+        pixel_size_um: size of a pixel at the finest resolution along z, y, x in micrometres.
         channel_labels: the names in the `omero` block, None where a channel has none; empty without such a block.
     """
 

@@ -1,6 +1,6 @@
 """The OME-NGFF 0.4 and 0.5 documents that vsjax writes, built with `ome-zarr-models`."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -24,6 +24,7 @@ from vsjax.plates.ngff import (
     LenientWellImage,
 )
 
+OME_KEYS = ("ome", "multiscales", "omero", "plate", "well", "labels", "image-label")  # the attributes that are OME's
 _UNITS = {"t": "second", "z": "micrometer", "y": "micrometer", "x": "micrometer"}
 _TYPES = {"t": "time", "c": "channel", "z": "space", "y": "space", "x": "space"}
 _COLORS = ("FFFFFF", "0000FF", "00FF00", "FF00FF", "FFFF00", "00FFFF")
@@ -62,7 +63,7 @@ def well_part(images: Sequence[str], version: str) -> dict[str, Any]:
 
 
 def image_part(axes: str, scale: Sequence[float], name: str, version: str) -> dict[str, Any]:
-    """The OME part of an image with one level "0"; `scale` is canonical: t, c, z, y, x, of which `axes` are stored."""
+    """The OME part of an image with one resolution "0"; `scale` is canonical (t, c, z, y, x), `axes` stored."""
     models = {"0.4": (Multiscale04, Dataset04, Axis04), "0.5": (Multiscale05, Dataset05, Axis05)}
     multiscale, dataset, axis_model = models[version]
     stored = [float(scale[AXES.index(axis)]) for axis in axes]
@@ -75,21 +76,29 @@ def image_part(axes: str, scale: Sequence[float], name: str, version: str) -> di
     return {"multiscales": [document.model_dump(exclude_none=True)]}
 
 
+def display_window(low: float, high: float) -> dict[str, Any]:
+    """What `omero_part` takes for a channel that viewers shall show from `low` to `high`."""
+    return {"window": Window(min=low, max=high, start=low, end=high).model_dump()}
+
+
 def omero_part(
-    channel_names: Sequence[str], dtype: np.dtype, display_ranges: Sequence[tuple[float, float]] | None, version: str
+    channel_names: Sequence[str], dtype: np.dtype, display: Sequence[Mapping[str, Any]], version: str
 ) -> dict[str, Any]:
-    """The `omero` block: the channels' names, and how a viewer shows them (the type's range, 0 to 1 for floats)."""
-    if display_ranges is None:
-        full = (np.iinfo(dtype).min, np.iinfo(dtype).max) if dtype.kind in "iu" else (0.0, 1.0)
-        display_ranges = [full] * len(channel_names)
+    """The `omero` block: the channels' names, and how a viewer shows them.
+
+    Args:
+        channel_names: one per channel.
+        dtype: of the pixels: its range is the window, 0 to 1 for floats.
+        display: per channel what `omero` shall say instead, such as "color" and "window"; may be empty.
+        version: "0.4" or "0.5".
+    """
+    low, high = (np.iinfo(dtype).min, np.iinfo(dtype).max) if dtype.kind in "iu" else (0.0, 1.0)
+    window = display_window(float(low), float(high))
     channels = [
-        Channel(
-            label=label,
-            color=_COLORS[index % len(_COLORS)],
-            active=True,
-            window=Window(min=float(low), max=float(high), start=float(low), end=float(high)),
-        )
-        for index, (label, (low, high)) in enumerate(zip(channel_names, display_ranges, strict=True))
+        Channel(label=label, color=_COLORS[index % len(_COLORS)], active=True, **window)
+        for index, label in enumerate(channel_names)
     ]
     omero = Omero(channels=channels).model_dump(exclude_none=True)
+    for channel, chosen in zip(omero["channels"], display or [{}] * len(channels), strict=True):
+        channel.update(chosen)
     return {"omero": {**omero, "version": version} if version == "0.4" else omero}

@@ -42,6 +42,11 @@ class Parts:
             return None
         return [document["content"] for document in documents]
 
+    def present(self) -> list[dict[str, Any]]:
+        """The parts of those processes that have left one, in order. Raises as `gather`."""
+        documents = [self._store.read_json(key) for key in self._keys]
+        return [document["content"] for document in documents if document and document["identity"] == self._identity]
+
     def clear(self) -> None:
         """Delete the parts, after they were joined."""
         for key in self._keys:

@@ -1,6 +1,7 @@
 """One image of a plate (a field of view), or a single image: what it is, its pixels, its labels."""
 
 import functools
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ from vsjax.errors import UserError
 from vsjax.plates import ngff
 from vsjax.plates.arrays import open_array
 from vsjax.plates.ngff import AXES, ImageMetadata
+from vsjax.plates.statistics_attribute import Statistics, find_statistics
 from vsjax.plates.zarr_group import Group
 
 
@@ -69,7 +71,11 @@ class Position:
 
     def write_attribute(self, key: str, value: Any) -> None:
         """Set one attribute (anything that JSON can hold); the others stay as they are. Atomic."""
-        self._attributes = self._group.update(lambda attributes: {**attributes, key: value})
+        self.update_attribute(key, lambda old: value)
+
+    def update_attribute(self, key: str, change: Callable[[Any], Any]) -> None:
+        """Replace one attribute by `change(old)`, atomically, no other writer's change lost."""
+        self._attributes = self._group.update(lambda attributes: {**attributes, key: change(attributes.get(key))})
 
     @functools.cached_property
     def metadata(self) -> ImageMetadata:
@@ -83,8 +89,8 @@ class Position:
         return self.metadata.axes
 
     @property
-    def levels(self) -> int:
-        """The number of resolution levels."""
+    def resolutions(self) -> int:
+        """The number of resolutions in the multiscale pyramid."""
         return len(self.metadata.paths)
 
     @property
@@ -97,16 +103,18 @@ class Position:
         """Size of a pixel along z, y, x in µm, at full resolution; a file without a unit is taken to mean µm."""
         return self.metadata.pixel_size_um
 
-    def array(self, level: int = 0) -> ts.TensorStore:
-        """The pixels [T, C, Z, Y, X] of a resolution level, 0 the finest. UserError if missing or not fitting."""
+    def array(self, resolution: int = 0) -> ts.TensorStore:
+        """The pixels [T, C, Z, Y, X] at a resolution, 0 the finest. UserError if missing or not fitting."""
         paths = self.metadata.paths
-        if not 0 <= level < len(paths):
-            raise UserError(f"{self.where}: level {level} does not exist; there are {len(paths)}, the finest is 0")
-        if level not in self._arrays:
+        if not 0 <= resolution < len(paths):
+            raise UserError(
+                f"{self.where}: resolution {resolution} does not exist; there are {len(paths)}, the finest is 0"
+            )
+        if resolution not in self._arrays:
             group = self._group
-            path = f"{group.path}/{paths[level]}" if group.path else paths[level]
-            self._arrays[level] = open_array(group.store, path, group.zarr_format, self.axes, self.where)
-        return self._arrays[level]
+            path = f"{group.path}/{paths[resolution]}" if group.path else paths[resolution]
+            self._arrays[resolution] = open_array(group.store, path, group.zarr_format, self.axes, self.where)
+        return self._arrays[resolution]
 
     @property
     def shape(self) -> tuple[int, int, int, int, int]:
@@ -134,17 +142,21 @@ class Position:
 
     def channel_index(self, channel: str | int) -> int:
         """The index of a channel given by name or index; UserError that lists those that exist."""
-        names = self.channel_names
-        if isinstance(channel, int | np.integer) and not isinstance(channel, bool):
-            if 0 <= channel < len(names):
-                return int(channel)
-        elif names.count(channel) == 1:
-            return names.index(channel)
-        elif channel in names:
-            raise UserError(
-                f"{self.where}: channel {channel!r} is there twice in {list(names)}; choose it by its index"
-            )
-        raise UserError(f"{self.where}: channel {channel!r} does not exist; there are {list(names)}")
+        return find_channel(self.channel_names, channel, self.where)
+
+    def statistics(self, channel: str | int, scope: str, time: int = 0) -> Statistics:
+        """A channel's intensity statistics ("mean", "std", "median", "iqr", ...) as the attributes hold them.
+
+        Args:
+            channel: name or index.
+            scope: over which pixels: "dataset", "fov" or "timepoint".
+            time: the time point, for "timepoint".
+
+        Raises:
+            UserError: they are missing; names the command that makes them.
+        """
+        name = self.channel_names[self.channel_index(channel)]
+        return find_statistics(self.attributes, name, scope, time, where=self.where, plate_url=self.plate_url)
 
     def find_attribute(self, key: str) -> Any:
         """The value of `key` in the attributes of the image, its well or the plate, the first that has it; a dot leads
@@ -178,7 +190,7 @@ class Position:
         ome, _ = ngff.ome_attributes(attributes, group.zarr_format, group.where)
         return ngff.parse_labels(ome, group.where)
 
-    def label(self, name: str, level: int = 0) -> ts.TensorStore:
+    def label(self, name: str, resolution: int = 0) -> ts.TensorStore:
         """A label image as [T, 1, Z, Y, X]; UserError that lists those that exist."""
         if name not in self._labels:
             names = self.label_names()
@@ -186,4 +198,16 @@ class Position:
                 raise UserError(f"{self.url}/labels: label {name!r} does not exist; there are {list(names)}")
             group = self._group.child("labels").child(name)
             self._labels[name] = Position(group, f"{self.name}/labels/{name}", self.plate_url)
-        return self._labels[name].array(level)
+        return self._labels[name].array(resolution)
+
+
+def find_channel(names: Sequence[str], channel: str | int, where: str) -> int:
+    """The index among `names` of a channel given by name or index; UserError, naming `where`, that lists them."""
+    if isinstance(channel, int | np.integer) and not isinstance(channel, bool):
+        if 0 <= channel < len(names):
+            return int(channel)
+    elif list(names).count(channel) == 1:
+        return list(names).index(channel)
+    elif channel in names:
+        raise UserError(f"{where}: channel {channel!r} is there twice in {list(names)}; choose it by its index")
+    raise UserError(f"{where}: channel {channel!r} does not exist; there are {list(names)}")

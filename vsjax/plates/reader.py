@@ -35,8 +35,8 @@ def open_plate(url: str | Path, cached: bool = True) -> "Plate":
     if "multiscales" in ome:
         plate = Plate(group, attributes, version, None)
         image = plate["0"]
-        for level in range(image.levels):
-            image.array(level)
+        for resolution in range(image.resolutions):
+            image.array(resolution)
         return plate
     raise UserError(_not_an_image(group, ome))
 

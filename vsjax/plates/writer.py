@@ -6,7 +6,7 @@ positions can be created from several processes once the plate knows their names
 
 import os
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,14 +36,14 @@ def create_plate(
     attributes: dict[str, Any] | None = None,
     cached: bool = True,
 ) -> "PlateWriter":
-    """Begin a new plate, or a single image (`is_hcs=False`), or go on with one.
+    """Begin a new plate, or a single image (`is_hcs=False`), or resume one.
 
     Args:
         url: where; a local path, file://, gs:// or s3://.
         ngff_version: "0.5" (zarr 3) or "0.4" (zarr 2).
         is_hcs: a plate of wells; otherwise one image, whose only position is named "0".
         overwrite: delete what is there first. Only a plate or an image is deleted, never anything else.
-        resume: go on with what is there, if it is of the same kind and version; create it where there is nothing.
+        resume: keep what is there, if it is of the same kind and version; create it where there is nothing.
         position_names: "row/column/field" names to register at once; iterated more than once, not kept. Several
             processes can then create these positions without touching the plate's own documents.
         attributes: further zarr attributes of the top, such as who made it.
@@ -106,12 +106,10 @@ def _continue(
         raise UserError(
             f"{group.where}: is OME-NGFF {found}, not {version}; resume with that version or choose another name"
         )
-    begun = set(ome) - {"version"} if version == "0.5" else set(ome) & {"plate", "multiscales", "well", "labels"}
-    if begun and ("plate" in ome) != is_hcs:  # else it was stopped before its first document
+    present = set(ome) - {"version"} if version == "0.5" else set(ome) & {"plate", "multiscales", "well", "labels"}
+    if present and ("plate" in ome) != is_hcs:  # else it was stopped before its first document
         kind = "a plate" if "plate" in ome else "no plate"
-        raise UserError(
-            f"{group.where}: is {kind}, so it cannot be gone on with as the other kind; choose another name"
-        )
+        raise UserError(f"{group.where}: is {kind}, so it cannot be resumed as the other kind; choose another name")
     if attributes:
         group.update(lambda now: {**now, **attributes})
     writer = PlateWriter(group, version, is_hcs)
@@ -195,13 +193,13 @@ class PlateWriter:
         scale: Sequence[float] | None = None,
         chunks: Sequence[int] | None = None,
         shards: Sequence[int] | None = None,
-        display_ranges: Sequence[tuple[float, float]] | None = None,
+        display: Sequence[Mapping[str, Any]] = (),
         attributes: dict[str, Any] | None = None,
     ) -> Position:
         """Create an image full of zeros and return it; write into `position.array()`.
 
         One that is there already is returned as it is, if it is the same in shape, type and channels (so that an
-        interrupted output can be gone on with); otherwise UserError.
+        interrupted output can be resumed); otherwise UserError.
 
         Args:
             name: "row/column/field", or "0" for a single image.
@@ -213,7 +211,7 @@ class PlateWriter:
             scale: five numbers instead of `pixel_size_um` (t in seconds, c 1, z, y, x in micrometres).
             chunks: canonical (T, C, Z, Y, X); see `arrays.create_array`.
             shards: canonical; OME-NGFF 0.5 only.
-            display_ranges: (low, high) per channel, for viewers.
+            display: per channel, what viewers are told beside its name; see `ngff_write.omero_part`.
             attributes: further zarr attributes of the image.
         """
         group = self._position_group(name)
@@ -229,7 +227,7 @@ class PlateWriter:
         path = f"{group.path}/0" if group.path else "0"
         create_array(group.store, path, group.zarr_format, axes, shape, dtype, chunks, shards)
         ome = ngff_write.image_part(axes, scale, name, self.ngff_version)
-        ome |= ngff_write.omero_part(channel_names, dtype, display_ranges, self.ngff_version)
+        ome |= ngff_write.omero_part(channel_names, dtype, display, self.ngff_version)
         group.create({**(attributes or {}), **ngff_write.wrap(ome, self.ngff_version)})
         return self._position(group, name)
 

@@ -1,0 +1,201 @@
+"""A plate made from a plate by a toy step: the pixels, the record, what is refused, and what a kill leaves behind."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import zarr
+from toy_step import LastChannelCropped, Power
+
+from vsjax.errors import UserError
+from vsjax.plates.derived import Listener, make_plate
+from vsjax.plates.reader import open_plate
+from vsjax.plates.step import ImageInfo, chain
+
+PROGRAM = Path(__file__).parent / "toy_step.py"
+NAMES = [f"{row}/{column}/0" for row in "AB" for column in range(2)]
+TIMES = 5
+
+
+@pytest.fixture
+def source(tmp_path, zarr_plate):
+    random = np.random.default_rng(0)
+    images = {name: random.integers(0, 9, (TIMES, 2, 3, 8, 10)).astype(np.uint8) for name in NAMES}
+    options = {"version": "0.5", "channels": ["a", "b"], "scale": [60.0, 1.0, 2.0, 0.5, 0.5], "note": {"by": "me"}}
+    return zarr_plate(tmp_path / "P.zarr", images, **options, normalization={"a": {"fov_statistics": {"mean": 1}}})
+
+
+def pixels(path, names=NAMES):
+    return {name: zarr.open_array(path / name / "0", mode="r")[...] for name in names}
+
+
+def record(path, name=""):
+    return json.loads((path / name / "zarr.json").read_text())["attributes"].get("vsjax")
+
+
+def test_every_pixel_and_what_the_plate_says(source, tmp_path):
+    summary = make_plate(Power(3, note="first"), source, tmp_path / "Q.zarr")
+    assert (summary.made, summary.finished_before, summary.complete) == (4, 0, True)
+    given, made = pixels(source), pixels(tmp_path / "Q.zarr")
+    for name in NAMES:
+        np.testing.assert_array_equal(made[name], np.minimum(given[name].astype(np.float32) ** 3, 1000))
+        attributes = open_plate(tmp_path / "Q.zarr")[name].attributes
+        assert attributes["note"] == {"by": "me"}
+        assert "normalization" not in attributes, "statistics of other pixels"
+        assert (record(tmp_path / "Q.zarr", name)["finished"], record(tmp_path / "Q.zarr", name)["step"]) == (
+            True,
+            "power",
+        )
+    top = record(tmp_path / "Q.zarr")
+    assert (top["settings"], top["about"]) == ({"power": {"of": 3}}, {"note": "first"})
+    assert (top["resolved"], top["complete"], top["positions"]) == ({"limit": {"value": 1000}}, True, "all")
+    assert top["input"] == str(source)
+
+
+def test_a_chain_is_one_after_the_other(source, tmp_path):
+    """In memory, with the types that the plates between would have."""
+    steps = (Power(3), LastChannelCropped(), Power(2))
+    make_plate(chain(steps), source, tmp_path / "chain.zarr", positions=NAMES[:2])
+    url = source
+    for number, step in enumerate(steps):
+        make_plate(step, url, tmp_path / f"{number}.zarr", positions=NAMES[:2])
+        url = tmp_path / f"{number}.zarr"
+    one, two = pixels(tmp_path / "chain.zarr", NAMES[:2]), pixels(url, NAMES[:2])
+    for name in NAMES[:2]:
+        assert one[name].dtype == two[name].dtype
+        np.testing.assert_array_equal(one[name], two[name])
+        chained, stepwise = (ImageInfo.of(open_plate(path)[name]) for path in (tmp_path / "chain.zarr", url))
+        assert (chained.channel_names, chained.scale) == (stepwise.channel_names, stepwise.scale)
+        assert chained.attributes == stepwise.attributes == {"note": {"by": "me"}}
+    top = record(tmp_path / "chain.zarr")
+    assert top["step"] == "power + corner + power"
+    assert top["settings"]["2 corner"] == {"offset": 0.1}
+    assert top["resolved"] == {"1 power limit": {"value": 1000}, "3 power limit": {"value": 100}}
+    with pytest.raises(UserError, match=r"chain.zarr: was begun with 2 corner.offset = 0.1, but this command has 0.2"):
+        make_plate(
+            chain((Power(3), LastChannelCropped(0.2), Power(2))), source, tmp_path / "chain.zarr", positions=NAMES[:2]
+        )
+
+
+def test_it_refuses_to_mix(source, tmp_path):
+    output = tmp_path / "Q.zarr"
+    make_plate(Power(2, note="x"), source, output)
+    before = {path: path.read_bytes() for path in output.rglob("*") if path.is_file()}
+    other = make_plate(Power(1), source, tmp_path / "other.zarr") and tmp_path / "other.zarr"
+    for step, url, options, message in (
+        (Power(2), source, {}, "is complete already"),
+        (Power(2), source, {"positions": ["A/0/0"]}, "begun with positions = 'all'"),
+        (Power(3), source, {}, r"begun with power.of = 2, but this command has 3; .* --overwrite"),
+        (Power(2), other, {}, "begun with input = "),
+        (Power(2), source, {"ngff_version": "0.4"}, "begun with ngff_version = '0.5'"),
+        (LastChannelCropped(), source, {}, "begun with step = 'power'"),
+    ):
+        with pytest.raises(UserError, match=message):
+            make_plate(step, url, output, **options)
+    make_plate(Power(2, note="what it is told beside decides nothing"), source, output, skip_complete=True)
+    with pytest.raises(UserError, match=r"P\.zarr: exists already and was not made by this command"):
+        make_plate(Power(2), output, source)
+    assert before == {path: path.read_bytes() for path in output.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize(
+    ("name", "field", "value", "message"),
+    [
+        ("", "settings", 3, "zarr.json: vsjax.settings: input should be a valid dictionary"),
+        ("", "positions", [1], "zarr.json: vsjax.positions"),
+        (
+            "A/1/0",
+            "finished_time_points",
+            "2",
+            "A/1/0/zarr.json: vsjax.finished_time_points: input should be a valid int",
+        ),
+    ],
+)
+def test_a_damaged_record_is_named(source, tmp_path, name, field, value, message):
+    make_plate(Power(), source, tmp_path / "Q.zarr")
+    for where in ("", name):
+        path = tmp_path / "Q.zarr" / where / "zarr.json"
+        document = json.loads(path.read_text())
+        document["attributes"]["vsjax"].pop("complete", None)
+        document["attributes"]["vsjax"].update({field: value} if where == name else {})
+        path.write_text(json.dumps(document))
+    with pytest.raises(UserError, match=message) as error:
+        make_plate(Power(), source, tmp_path / "Q.zarr")
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("version", ["0.4", "0.5"])
+def test_a_single_image_resumes_within_its_time_points(tmp_path, zarr_image, version):
+    """Its one document holds what the plate and what the image says."""
+    image = np.random.default_rng(0).integers(0, 9, (TIMES, 3, 8, 8)).astype(np.uint8)
+    group = zarr.open_group(tmp_path / "i.zarr", mode="w", zarr_format=2 if version == "0.4" else 3)
+    zarr_image(group, image, "tzyx", version)
+
+    class Stop(Listener):
+        rest = 9
+
+        def slices_done(self, slices):
+            self.rest -= slices
+            if not self.rest:
+                raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        make_plate(Power(), tmp_path / "i.zarr", tmp_path / "q.zarr", listener=Stop())
+    says = open_plate(tmp_path / "q.zarr").attributes["vsjax"]
+    assert (says["finished_time_points"], says["resolved"]) == (2, {"limit": {"value": 100}})
+    assert make_plate(Power(), tmp_path / "i.zarr", tmp_path / "q.zarr").complete
+    np.testing.assert_array_equal(zarr.open_array(tmp_path / "q.zarr/0", mode="r")[...], image.astype(np.float32) ** 2)
+    with pytest.raises(UserError, match="complete already"):
+        make_plate(Power(), tmp_path / "i.zarr", tmp_path / "q.zarr")
+
+
+def start(source, output, sleep_s, process=0, processes=1):
+    command = [sys.executable, PROGRAM, source, output, sleep_s, process, processes]
+    return subprocess.Popen([str(part) for part in command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def marked(output, names=NAMES):
+    """Time points that are marked as finished, by position."""
+    found = {name: record(output, name) for name in names if (output / name / "zarr.json").exists()}
+    return {name: says["finished_time_points"] for name, says in found.items() if says}
+
+
+def check_marked(output, source):
+    """What is marked is on disk, whole."""
+    given = pixels(source)
+    for name, times in marked(output).items():
+        made = zarr.open_array(output / name / "0", mode="r")[:times]
+        np.testing.assert_array_equal(made, given[name][:times].astype(np.float32) ** 2)
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_killed_it_resumes_and_computes_nothing_twice(source, tmp_path, processes):
+    """SIGKILL after every few time points: what was marked as finished is not computed again."""
+    output, kills, computed = tmp_path / "Q.zarr", 0, []
+    for _ in range(12):
+        before = marked(output)
+        running = [start(source, output, 0.05, process, processes) for process in range(processes)]
+        goal = sum(before.values()) + 6
+        while any(p.poll() is None for p in running) and sum(marked(output).values()) < goal:
+            time.sleep(0.002)
+        for process in running:
+            process.kill()
+        ends = [process.communicate(timeout=60) for process in running]
+        lines = [line.split() for stdout, _ in ends for line in stdout.splitlines()]
+        computed = [name for name, *what in lines if what == ["computed"]]
+        for name in NAMES:
+            assert computed.count(name) <= TIMES - before.get(name, 0), "a finished time point was computed again"
+        check_marked(output, source)
+        if all(process.returncode == 0 for process in running):
+            assert any(["complete"] in ([stdout.splitlines()[-1:]]) for stdout, _ in ends)
+            break
+        assert {process.returncode for process in running} <= {0, -signal.SIGKILL}, ends
+        kills += 1
+    assert kills >= 2
+    assert marked(output) == dict.fromkeys(NAMES, TIMES)
+    assert record(output)["complete"]

@@ -1,0 +1,146 @@
+"""Prediction as a step from image to image: all that is between a plate and the predictor."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from vsjax.errors import UserError
+from vsjax.inference.predictor import SPREAD, Predictor
+from vsjax.inference.record import Affine, CheckpointRecord, PredictionRecord
+from vsjax.inference.settings import PredictionSettings
+from vsjax.intensity.normalization import location_scale
+from vsjax.plates.ngff_write import display_window
+from vsjax.plates.step import Derived, ImageInfo, Job
+
+SUFFIX = "_prediction"  # of the channels; what evaluation looks for
+
+
+class PredictionStep:
+    """Stains images: one float32 channel `TARGET_prediction` per target, and where several predictions are drawn a
+    channel `TARGET_spread` too.
+
+    Args:
+        predictor: from `load`.
+        settings: how to predict.
+        source_channels: what the plate calls the model's source channels, where it has other names for them.
+
+    Raises:
+        UserError: a setting cannot be had with this model, or other than its number of source channels are named.
+    """
+
+    name = "predict"
+
+    def __init__(
+        self, predictor: Predictor, settings: PredictionSettings, source_channels: Sequence[str] | None = None
+    ) -> None:
+        predictor.check(settings)
+        if settings.draws > 1 and settings.keep != "mean_spread":
+            raise UserError(
+                f"keep is {settings.keep!r}: a plate holds the mean and the spread of draws; take mean_spread"
+            )
+        self._predictor = predictor
+        self._settings = predictor.complete(settings)
+        self._channels = list(source_channels or predictor.source_channels)
+        if len(self._channels) != len(predictor.source_channels):
+            raise UserError(
+                f"--source names {len(self._channels)} channels but the model takes {len(predictor.source_channels)}: "
+                f"{', '.join(predictor.source_channels)}"
+            )
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The weights, the channels and how they are predicted."""
+        weights = {"fingerprint": self._predictor.checkpoint["fingerprint"]}  # wherever they lie
+        return {"checkpoint": weights, "source_channels": self._channels, **self._settings.to_json()}
+
+    @property
+    def about(self) -> dict[str, Any]:
+        """What the pixels mean."""
+        predictor = self._predictor
+        normalization = {}  # unknown for converted weights; evaluation then standardises
+        if predictor.target_location is not None:
+            numbers = zip(predictor.target_channels, predictor.target_location, predictor.target_scale, strict=True)
+            normalization = {name: Affine(location=float(at), scale=float(scale)) for name, at, scale in numbers}
+        return PredictionRecord(
+            checkpoint=CheckpointRecord(**predictor.checkpoint),
+            source_channels=self._channels,
+            units=self._settings.units,
+            normalization=normalization,
+        ).about()
+
+    def derive(self, image: ImageInfo) -> Derived:
+        """What predicting an image needs and gives.
+
+        Raises:
+            UserError: a channel or its statistics are missing, or the stack is shallower than the network's input.
+        """
+        predictor = self._predictor
+        reads = tuple(image.channel_index(channel) for channel in self._channels)
+        times, _, depth, *_ = image.shape
+        if depth < predictor.in_depth:
+            raise UserError(
+                f"{image.url}: the stack has {depth} slices (Z) but the network needs at least {predictor.in_depth} "
+                "(in_stack_depth); take a deeper plate, or a checkpoint of a shallower network"
+            )
+        pairs = [source_normalization(predictor, image, reads, time) for time in range(times)]
+
+        def apply(stack: np.ndarray, time: int, job: Job) -> np.ndarray:
+            stack = np.moveaxis(stack, 0, -1)
+            settings = self._resolve(stack.shape, job)
+            prediction = predictor.predict_stack(
+                stack, *pairs[time], settings, job.progress, name=image.name, time=time
+            )
+            return np.moveaxis(prediction, -1, 0)
+
+        return Derived(reads=reads, image=self._describe(image), apply=apply)
+
+    def _describe(self, image: ImageInfo) -> ImageInfo:
+        """What comes out: a channel axis is added where it is needed."""
+        targets = self._predictor.target_channels
+        names = [target + SUFFIX for target in targets]
+        if self._settings.draws > 1:
+            names += [f"{target}_{SPREAD}" for target in targets]
+        windows = self._predictor.display_ranges(self._settings)
+        times, _, *space = image.shape
+        return image.with_new_pixels(
+            shape=(times, len(names), *space),
+            dtype=np.dtype(np.float32),
+            channel_names=tuple(names),
+            axes="".join(axis for axis in "tczyx" if axis in image.axes or (axis == "c" and len(names) > 1)),
+            display=tuple(display_window(*window) for window in windows or ()),
+        )
+
+    def _resolve(self, shape: tuple[int, ...], job: Job) -> PredictionSettings:
+        """Tile, batch size and devices for a shape of stack [Z, Y, X, C]: those that the first process that met the
+        shape has recorded, since the free memory from which they follow may differ."""
+
+        def choose() -> dict[str, Any]:
+            chosen = self._predictor.resolve(shape, self._settings)
+            return {"tile": list(chosen.tile), "batch_size": chosen.batch_size, "space": chosen.space}
+
+        resolved = job.resolved("x".join(map(str, shape)), choose)
+        return replace(self._settings, **{**resolved, "tile": tuple(resolved["tile"])})
+
+
+def source_normalization(
+    predictor: Predictor, image: ImageInfo, channels: Sequence[int], time: int
+) -> tuple[np.ndarray | None, np.ndarray | None]:
+    """Location and scale [C] of one stack, from the plate's statistics of the scope that the model was trained with;
+    None where the model normalises every patch by itself.
+
+    Raises:
+        UserError: the statistics are missing.
+    """
+    scope, statistic = predictor.normalization.scope, predictor.normalization.statistic
+    if scope == "patch":
+        return None, None
+    if scope == "none":
+        return np.zeros(len(channels), np.float32), np.ones(len(channels), np.float32)
+    pairs = []
+    for channel in channels:
+        statistics = image.statistics(channel, scope, time)
+        pairs.append(location_scale(statistics, statistic, f"{image.channel_names[channel]} of {image.url}"))
+    location, scale = np.array(pairs, np.float32).T
+    return location, scale

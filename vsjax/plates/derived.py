@@ -1,0 +1,273 @@
+"""Making a plate from a plate by a step: reading, computing and writing at the same time, resumed where it stopped.
+
+Whole positions are made one after the other, and within a position its time points in order. So what a position's
+pixels are does not depend on where a run was interrupted, nor on which positions another process takes.
+"""
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import tensorstore as ts
+
+from vsjax.errors import UserError
+from vsjax.plates.arrays import read
+from vsjax.plates.derived_plate import DerivedPlate, begin_output, find_output, join_output
+from vsjax.plates.derived_record import REMEDY, new_record
+from vsjax.plates.position import Position
+from vsjax.plates.reader import Plate, open_plate
+from vsjax.plates.step import Derived, ImageInfo, Job, Step, further_attributes, without_statistics
+from vsjax.plates.storage import check_apart, resolve
+
+_READS_AHEAD = 2  # stacks that are being read while one is computed
+_WRITES_BEHIND = 2  # stacks that are being written meanwhile
+
+
+class Listener:
+    """Is told how the work goes on; this one keeps it to itself, `program.ProgressBar` shows it."""
+
+    def started(self, positions: int, finished_before: int, slices: int) -> None:
+        """So many positions are this process's, so many of them are finished, so many slices (Z) are to be computed."""
+
+    def position_begins(self, name: str) -> None:
+        """A position is computed from now on."""
+
+    def slices_done(self, slices: int) -> None:
+        """So many slices were computed since the last call."""
+
+    def position_finished(self, name: str) -> None:
+        """A position is on disk and marked so."""
+
+    def ended(self) -> None:
+        """Nothing more comes: all is done, or an error is on its way."""
+
+
+@dataclass(frozen=True)
+class PlateSummary:
+    """What `make_plate` did.
+
+    Attributes:
+        made: positions that this process made, wholly or their rest.
+        finished_before: those of its positions that were finished before.
+        complete: whether the whole output is, by all processes.
+    """
+
+    made: int
+    finished_before: int
+    complete: bool
+
+
+@dataclass(frozen=True)
+class PositionNames:
+    """The names to go through: the given ones, each once, or all of a plate's. They are read anew each time they are
+    iterated: a plate may have a million."""
+
+    source: Plate
+    given: tuple[str, ...] = ()
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(dict.fromkeys(self.given)) if self.given else self.source.iter_position_names()
+
+
+def share(names: PositionNames, process: int, processes: int) -> Iterator[Position]:
+    """Those positions that are this process's: every `processes`-th.
+
+    Raises:
+        UserError: one of the given positions does not exist, whoever it falls to.
+    """
+    if not names.given:
+        return names.source.positions(process, processes)
+    found = [names.source[name] for name in names]
+    return islice(found, process, None, processes)
+
+
+def make_plate(
+    step: Step,
+    input_url: str | Path,
+    output_url: str | Path,
+    *,
+    positions: Sequence[str] | None = None,
+    ngff_version: str | None = None,
+    overwrite: bool = False,
+    skip_complete: bool = False,
+    process: int = 0,
+    processes: int = 1,
+    listener: Listener | None = None,
+) -> PlateSummary:
+    """Apply a step to every time point of every position of a plate (or of a single image).
+
+    The output has the input's layout and further attributes (those of the top without its statistics), and says how it
+    was made: see `derived_record`. Called again after an interruption with the same arguments, it resumes.
+
+    Args:
+        step: what to do; `step.chain` makes one of several.
+        input_url, output_url: OME-Zarr plates or images.
+        positions: names such as "A/4/0"; by default all.
+        ngff_version: to write, "0.4" or "0.5"; by default the input's.
+        overwrite: delete what is at `output_url` first; only where one process works alone.
+        skip_complete: do nothing where the output is complete already, which a process that works alone else refuses.
+        process, processes: this one takes every `processes`-th position. See `DerivedPlate` for how they share it.
+        listener: is told how it goes on.
+
+    Raises:
+        UserError: before anything is written: an image does not suit the step, the output is there. Later: an image
+            cannot be read or computed, the output cannot be written.
+    """
+    if overwrite and processes > 1:
+        raise UserError(f"--overwrite: {processes} processes would delete each other's work; remove {output_url} first")
+    listener = listener or Listener()
+    source = open_plate(input_url, cached=False)
+    check_apart(source.url, str(output_url))
+    names = PositionNames(source, tuple(positions or ()))
+    if next(iter(names), None) is None:
+        raise UserError(f"{source.url}: has no positions; write images into it first")
+    mine = partial(share, names, process, processes)
+    record = new_record(step, source.url, list(positions or ()), ngff_version or source.ngff_version)
+    existing = None if overwrite else find_output(output_url, record, source.is_hcs)
+    if existing and existing.record.complete:
+        if processes == 1 and not skip_complete:
+            raise UserError(f"{output_url}: is complete already, made by this command; {REMEDY}")
+        return PlateSummary(0, sum(1 for _ in mine()), complete=True)
+
+    work = _survey(step, existing, mine())
+    if process == 0:
+        top = without_statistics(further_attributes(source.attributes))
+        output = begin_output(output_url, source.is_hcs, names, record, top, existing=existing, overwrite=overwrite)
+    else:
+        output = join_output(output_url, source.is_hcs, record)
+    listener.started(work.finished + work.positions, work.finished, work.slices)
+    try:
+        _make_tasks(output, _tasks(step, output, mine()), listener)
+    finally:
+        listener.ended()
+    return PlateSummary(work.positions, work.finished, complete=output.complete_if_finished())
+
+
+@dataclass
+class _Work:
+    """How much there is to do: positions that are finished, others, and the slices that these still need."""
+
+    finished: int = 0
+    positions: int = 0
+    slices: int = 0
+
+
+@dataclass(frozen=True)
+class _Task:
+    """One time point to make."""
+
+    position: Position
+    derived: Derived
+    time: int
+
+    @property
+    def where(self) -> str:
+        return f"{self.position.url}, time point {self.time}"
+
+
+def _survey(step: Step, existing: DerivedPlate | None, positions: Iterable[Position]) -> _Work:
+    """Check every position that is not finished, and forget it again: there may be a million."""
+    work = _Work()
+    for position in positions:
+        finished, time_points = existing.progress(position.name) if existing else (False, 0)
+        if finished:
+            work.finished += 1
+            continue
+        step.derive(ImageInfo.of(position))
+        work.positions += 1
+        times, _, depth, *_ = position.shape
+        work.slices += (times - time_points) * depth
+    return work
+
+
+def _tasks(step: Step, output: DerivedPlate, positions: Iterable[Position]) -> Iterator[_Task]:
+    """Every time point that is not finished, position after position, opened as they are reached."""
+    for position in positions:
+        finished, time_points = output.progress(position.name)
+        if not finished:
+            derived = step.derive(ImageInfo.of(position))
+            yield from (_Task(position, derived, time) for time in range(time_points, position.shape[0]))
+
+
+def _make_tasks(output: DerivedPlate, tasks: Iterable[_Task], listener: Listener) -> None:
+    """Make one time point after the other: the next ones are read and the last ones written meanwhile."""
+    behind: deque[tuple[ts.Future, str, Callable[[], None]]] = deque()
+
+    def settle() -> None:
+        future, where, mark = behind.popleft()
+        try:
+            resolve(future, where, action="written")
+            mark()
+        except BaseException:  # a later time point must not be marked when this one is not there
+            behind.clear()
+            raise
+
+    target: Position | None = None
+    try:
+        for task, stack in _read_ahead(tasks):
+            if target is None or target.name != task.position.name:
+                target = output.create_position(task.derived.image)
+                listener.position_begins(target.name)
+            result = _compute(task, stack, output, listener)
+            future = target.array()[task.time].write(result)
+            behind.append((future, target.url, partial(_mark, output, target, task.time + 1, listener)))
+            if len(behind) > _WRITES_BEHIND:
+                settle()
+    finally:
+        while behind:  # what was computed before an error is kept
+            settle()
+
+
+def _compute(task: _Task, stack: np.ndarray, output: DerivedPlate, listener: Listener) -> np.ndarray:
+    counter = _SliceCounter(listener, stack.shape[1])
+    try:
+        result = task.derived.compute(stack, task.time, Job(counter.add, output.resolved))
+    except UserError as error:
+        raise UserError(f"{task.where}: {error}") from error
+    counter.finish()
+    return result
+
+
+def _read_ahead(tasks: Iterable[_Task]) -> Iterator[tuple[_Task, np.ndarray]]:
+    """Each task with its stack [C, Z, Y, X]; the next ones are already being read."""
+    ahead: deque[tuple[_Task, ts.Future]] = deque()
+
+    def take() -> tuple[_Task, np.ndarray]:
+        task, future = ahead.popleft()
+        return task, read(future, task.where)
+
+    for task in tasks:
+        ahead.append((task, task.position.array()[task.time, list(task.derived.reads)].read()))
+        if len(ahead) > _READS_AHEAD:
+            yield take()
+    while ahead:
+        yield take()
+
+
+def _mark(output: DerivedPlate, target: Position, time_points: int, listener: Listener) -> None:
+    output.mark(target, time_points)
+    if time_points == target.shape[0]:
+        listener.position_finished(target.name)
+
+
+class _SliceCounter:
+    """Turns fractions of a stack into whole slices."""
+
+    def __init__(self, listener: Listener, slices: int) -> None:
+        self._listener, self._slices, self._fraction, self._told = listener, slices, 0.0, 0
+
+    def add(self, fraction: float) -> None:
+        """Count `fraction` of the stack."""
+        self._fraction += fraction
+        done = min(self._slices, round(self._slices * self._fraction))
+        if done > self._told:
+            self._listener.slices_done(done - self._told)
+            self._told = done
+
+    def finish(self) -> None:
+        """The stack is done, however much of it was counted."""
+        self.add(1.0)
