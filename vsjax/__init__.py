@@ -17,7 +17,7 @@ What may import what: a module imports those of the lines above its own and of i
     training inference interop
     evaluation
     program
-    simulate preprocess train predict evaluate convert
+    simulate preprocess describe train predict evaluate convert
 """
 
 from typing import TYPE_CHECKING, Literal

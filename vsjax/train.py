@@ -101,7 +101,7 @@ def train(config: ConfigDict, workdir: str | Path) -> dict[str, float]:
     writer = MetricWriter(workdir, first_step) if is_first_process else NullWriter()
     if is_first_process:
         with writing(workdir):
-            describe_model(task, state.variables, first_batch, workdir)
+            describe_model(task, workdir)
 
     # --- Step, compiled ahead, which gives the state's memory back to it; and evaluation
     @partial(jax.jit, donate_argnums=0, out_shardings=(shardings, replicated(mesh)))
