@@ -1,6 +1,6 @@
 """Stop training and prediction at random moments, restart them, and compare with runs that nothing disturbed.
 
-    python scripts/chaos.py --kills 20
+    python -m scripts.chaos --kills 20
 
 Each of the kills is one run: it is started, stopped at a random moment, started again with the same command until it
 ends, and compared bit for bit with the undisturbed run. Training is stopped by SIGKILL after a random step, by SIGKILL

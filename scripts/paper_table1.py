@@ -1,7 +1,7 @@
 """Table 1 of the UNeXt2 paper (Liu et al. 2025), and its other networks: parameters and multiply-adds on a field of
 2048 x 2048, beside the paper's numbers and those of VisCy's own modules.
 
-    python scripts/paper_table1.py
+    python -m scripts.paper_table1
 
 Multiply-adds are those of convolutions and matrix products (`vsjax.runtime.cost`); nothing is computed. VisCy's are
 the same products of its PyTorch modules, counted layer by layer by `scripts/peer_multiply_adds.py`. The paper's are
@@ -18,8 +18,8 @@ from vsjax.models.registry import build_model
 from vsjax.runtime.cost import multiply_adds
 
 PLANE = 2048
-UNEXT2 = {"depthwise": "conv", "out_channels": 2}
-FCMAE = {"depthwise": "conv", "out_channels": 2, "decoder_conv_blocks": 2}
+UNEXT2 = {"out_channels": 2}
+FCMAE = {"out_channels": 2, "decoder_conv_blocks": 2}
 UNET25D = {"in_stack_depth": 5, "residual": True}
 # name; model, settings; the paper's M parameters and G multiply-adds; VisCy's parameters and G multiply-adds
 ROWS = (
@@ -58,7 +58,7 @@ def main() -> None:
     print(f"{'':22} {'parameters':^32} {'G multiply-adds':^31}")
     print(f"{'network':22} {'vsjax':>12} {'VisCy':>12} {'paper':>6} {'vsjax':>11} {'VisCy':>11} {'paper':>8}")
     for label, name, settings, (paper_parameters, paper_work), (viscy_parameters, viscy_work) in ROWS:
-        model = build_model(name, in_channels=1, **settings)
+        model = build_model(name, in_channels=1, **settings).with_plain_convolutions()
         image = jax.ShapeDtypeStruct((1, settings["in_stack_depth"], PLANE, PLANE, 1), jnp.float32)
         variables = jax.eval_shape(partial(model.init, jax.random.key(0), train=False), image)
         parameters = sum(leaf.size for leaf in jax.tree.leaves(variables["params"]))

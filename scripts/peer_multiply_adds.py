@@ -1,6 +1,6 @@
 """VisCy's own networks on a 2048 x 2048 field: parameters and multiply-adds, to compare with scripts/paper_table1.py.
 
-    PYTHON_WITH_TORCH_AND_VISCY scripts/peer_multiply_adds.py
+    PYTHON_WITH_TORCH_AND_VISCY -m scripts.peer_multiply_adds
 
 Needs `viscy==0.4.1` and PyTorch, and nothing of vsjax. Products are counted at each convolution and linear layer as it
 runs (on PyTorch's "meta" device, so nothing is computed). Where ptflops is installed (0.6.9 or 0.7.0; later ones count

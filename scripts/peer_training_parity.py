@@ -1,6 +1,6 @@
 """Train VisCy's UNeXt2 for a few steps in PyTorch and write down its losses, for tests/interop/test_training_parity.py.
 
-    PYTHON_WITH_TORCH_AND_VISCY scripts/peer_training_parity.py
+    PYTHON_WITH_TORCH_AND_VISCY -m scripts.peer_training_parity
 
 Needs `viscy==0.4.1` and PyTorch, and nothing of vsjax. Weights and batch are made from a seed by NumPy
 (tests/interop/seeded_weights.py), so that only the losses, the tensors' shapes and the settings need keeping."""

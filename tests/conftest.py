@@ -10,6 +10,7 @@ import zarr
 
 from vsjax.intensity.statistics import write_statistics
 from vsjax.plates.reader import open_plate
+from vsjax.runtime.description import Description
 from vsjax.simulate import SimulationConfig, write_plate
 
 # Tests and the programs that they start share what XLA compiled.
@@ -34,6 +35,23 @@ def simulated_plate(tmp_path_factory) -> Path:
     write_plate(str(path), config, 3)
     write_statistics(open_plate(path))
     return path
+
+
+@pytest.fixture(scope="session")
+def describe_weights():
+    """`describe_weights(config.model, source channels, target channels, scope, statistic)`: for `save_variables`."""
+
+    def describe(model, source, target, scope="fov", statistic="mean_std"):
+        normalization = {"scope": scope, "statistic": statistic}
+        return Description(
+            config={"model": model, "task": {"name": "regression"}, "dtype": "float32"},
+            channels={
+                role: {"channels": channels, "normalization": normalization}
+                for role, channels in (("source", source), ("target", target))
+            },
+        )
+
+    return describe
 
 
 # --- Plates made by zarr-python with hand-written metadata: nothing of vsjax's own writer in them

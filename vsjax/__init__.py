@@ -1,6 +1,6 @@
 """Virtual staining of label-free microscopy in JAX/Flax.
 
-The programs are `python -m vsjax.{simulate,preprocess,train,predict,evaluate,convert}`; `vsjax.load`
+The programs are `python -m vsjax.{simulate,preprocess,describe,train,predict,evaluate,features,convert}`; `vsjax.load`
 gives a predictor, `vsjax.open_plate` the images, labels and statistics of an OME-Zarr plate.
 
 What may import what: a module imports those of the lines above its own and of its own room, never those below
@@ -18,7 +18,7 @@ What may import what: a module imports those of the lines above its own and of i
     evaluation
     steps
     program
-    simulate preprocess train predict evaluate convert
+    simulate preprocess describe train predict evaluate features convert
 """
 
 from typing import TYPE_CHECKING, Literal

@@ -1,11 +1,14 @@
 """Losses, one number per sample: `[B, Z, Y, X, C]` predictions and targets in, `[B]` out; the caller averages.
 
 All are computed in float32 whatever the dtype of the input. The source of the mixed loss and of the 2.5D structural
-similarity is Liu et al. 2025 (UNeXt2, methods); its constants and its treatment of the edges follow VisCy's.
+similarity is Liu et al. 2025 (UNeXt2, methods); its constants and its treatment of the edges follow VisCy's. It is not
+`dm_pix.ssim`, which lacks the contrast term that several scales need, loses digits where images have a large offset,
+and takes two to four times as long with this window (`scripts/bench_dm_pix.py`).
 """
 
 from collections.abc import Sequence
 
+import dm_pix
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -22,14 +25,12 @@ LEAST_RANGE = 1e-6  # in place of a data range of zero, which would divide 0 by 
 
 def l1(prediction: Array, target: Array) -> Array:
     """Mean absolute error of each sample: `[B, Z, Y, X, C]` twice -> `[B]`."""
-    prediction, target = _float32(prediction, target)
-    return jnp.mean(jnp.abs(prediction - target), axis=(1, 2, 3, 4))
+    return dm_pix.mae(*_as_images(prediction, target))
 
 
 def l2(prediction: Array, target: Array) -> Array:
     """Mean squared error of each sample: `[B, Z, Y, X, C]` twice -> `[B]`."""
-    prediction, target = _float32(prediction, target)
-    return jnp.mean(jnp.square(prediction - target), axis=(1, 2, 3, 4))
+    return dm_pix.mse(*_as_images(prediction, target))
 
 
 def masked_mse(prediction: Array, target: Array, mask: Array) -> Array:
@@ -147,6 +148,11 @@ def check_scales(patch_yx: tuple[int, int], scales: int) -> None:
             f"loss: a patch of {patch_yx[0]} x {patch_yx[1]} pixels is too small for an MS-SSIM of {scales} scales, "
             f"which needs {least} x {least}; use a larger patch {remedy}"
         )
+
+
+def _as_images(*volumes: Array) -> list[Array]:
+    """`[B, Z, Y, X*C]`, since dm_pix's images have three axes. X is whole on every device; Y need not be."""
+    return [volume.reshape(*volume.shape[:3], -1) for volume in _float32(*volumes)]
 
 
 def _float32(*arrays: Array) -> list[Array]:

@@ -7,8 +7,15 @@ centred before anything is squared: raw camera counts with a large offset keep t
 
 Where a metric is undefined it is NaN, never an exception: `pearson` if either image is constant; `psnr`, `r2` and
 `ssim` if the target is constant. Average over samples with `jnp.nanmean`.
+
+Errors are dm_pix's. Its PSNR takes the range to be 1, and dividing both images by theirs costs half as much time again;
+its SSIM takes two to five times as long, and on small patches of camera counts with an offset of 30,000 it is off by
+.002 (`scripts/bench_dm_pix.py`).
 """
 
+from collections.abc import Callable
+
+import dm_pix
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -28,12 +35,12 @@ def pearson(prediction: jax.Array, target: jax.Array) -> jax.Array:
 
 def mae(prediction: jax.Array, target: jax.Array) -> jax.Array:
     """Mean absolute error, `[B, C]`, in the images' units."""
-    return _mean(jnp.abs(_difference(prediction, target)))
+    return _per_channel(dm_pix.mae, prediction, target)
 
 
 def mse(prediction: jax.Array, target: jax.Array) -> jax.Array:
     """Mean squared error, `[B, C]`, in the images' units squared."""
-    return _mean(jnp.square(_difference(prediction, target)))
+    return _per_channel(dm_pix.mse, prediction, target)
 
 
 def psnr(prediction: jax.Array, target: jax.Array) -> jax.Array:
@@ -65,6 +72,12 @@ def ssim(prediction: jax.Array, target: jax.Array) -> jax.Array:
     level = offset / span
     luminance_loss = (mean_p - mean_t) ** 2 / ((mean_p + level) ** 2 + (mean_t + level) ** 2 + SSIM_K1**2)
     return _mean((1.0 - luminance_loss) * (2.0 * covariance + SSIM_K2**2) / (variances + SSIM_K2**2))
+
+
+def _per_channel(function: Callable[..., jax.Array], prediction: jax.Array, target: jax.Array) -> jax.Array:
+    """One of dm_pix's metrics over each channel's stack, `[B, C]`: Z, Y, X in the place of its Y, X, C."""
+    images = (x.astype(jnp.float32) for x in (prediction, target))
+    return jax.vmap(function, in_axes=-1, out_axes=-1)(*images)
 
 
 def _blur(x: jax.Array) -> jax.Array:

@@ -105,7 +105,7 @@ def _train(config: ConfigDict, workdir: Path, resources: ExitStack) -> dict[str,
     writer = resources.enter_context(closing(MetricWriter(workdir, first_step) if is_first_process else NullWriter()))
     if is_first_process:
         with writing(workdir):
-            describe_model(task, state.variables, first_batch, workdir)
+            describe_model(task, workdir)
 
     # --- Step, compiled ahead, which gives the state's memory back to it; and evaluation
     @partial(jax.jit, donate_argnums=0, out_shardings=(shardings, replicated(mesh)))

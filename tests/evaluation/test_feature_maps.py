@@ -1,8 +1,6 @@
 """Principal components against the singular value decomposition; features against the network's modules one by one."""
 
-import importlib.util
 from functools import partial
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +9,7 @@ import pytest
 import scipy.linalg
 
 from vsjax.errors import UserError
-from vsjax.evaluation.feature_maps import capture_features, principal_components, to_rgb
+from vsjax.evaluation.feature_maps import capture_features, principal_components, read_window, to_rgb
 from vsjax.inference.predictor import load
 from vsjax.models.convnext import ConvNeXtStage, LayerNorm
 from vsjax.models.registry import build_model
@@ -19,22 +17,12 @@ from vsjax.models.unext2 import UpStage, VolumeStem
 from vsjax.plates.reader import open_plate
 from vsjax.runtime.checkpoint import save_variables
 
-SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "visualize_features.py"
 ATTO = {"backbone": "convnextv2_atto", "out_channels": 2, "decoder_conv_blocks": 1}
 
 
 @pytest.fixture
 def random():
     return np.random.default_rng(0)
-
-
-@pytest.fixture(scope="module")
-def program():
-    """The script as a module."""
-    specification = importlib.util.spec_from_file_location("visualize_features", SCRIPT)
-    module = importlib.util.module_from_spec(specification)
-    specification.loader.exec_module(module)
-    return module
 
 
 @pytest.fixture(scope="module")
@@ -168,45 +156,21 @@ def test_an_unknown_stage_is_refused_with_those_that_exist(network):
         capture_features(model, variables, np.asarray(window), ["encoder_9"])
 
 
-def test_the_program_draws_a_picture_and_overwrites_nothing(program, network, simulated_plate, tmp_path):
-    description = {
-        "source_channels": ["BF"],
-        "target_channels": ["nuclei", "membrane"],
-        "normalization": {role: {"level": "fov", "statistic": "mean_std"} for role in ("source", "target")},
-        "statistics": {},
-    }
-    save_variables(tmp_path / "run", {"model": {"name": "unext2", **ATTO}}, network[1], description)
-    command = ["--checkpoint", str(tmp_path / "run"), "--input", str(simulated_plate), "--position", "A/1/0"]
-    output = tmp_path / "features.png"
-    program.main([*command, "--output", str(output), "--crop", "64", "96"])
-    first = output.read_bytes()
-    assert first.startswith(b"\x89PNG")
-    with pytest.raises(UserError, match="exists; choose another --output"):
-        program.main([*command, "--output", str(output)])
-    program.main([*command, "--output", str(output), "--stages", "decoder/stage_1", "--overwrite"])
-    assert output.read_bytes() != first
-    for flags, message in ((["--z", "9"], "has slices 0 to 4"), (["--crop", "16", "64"], "--crop must be at least")):
-        with pytest.raises(UserError, match=message):
-            program.main([*command, "--output", str(tmp_path / "other.png"), *flags])
-
-
-def test_the_window_shown_is_the_one_around_the_slice(program, simulated_plate, tmp_path):
+def test_the_window_shown_is_the_one_around_the_slice(describe_weights, simulated_plate, tmp_path):
     """Pixels of the plate itself, normalised by the statistics that stand in it."""
     settings = {"num_blocks": 2, "num_filters": (4, 4, 4), "in_stack_depth": 3}
     model = build_model("unet25d", **settings)
     variables = drawn_variables(model, np.zeros((1, 3, 8, 8, 1)))
-    description = {
-        "source_channels": ["nuclei"],
-        "target_channels": ["BF"],
-        "normalization": {role: {"level": "dataset", "statistic": "median_iqr"} for role in ("source", "target")},
-        "statistics": {},
-    }
-    save_variables(tmp_path / "run", {"model": {"name": "unet25d", **settings}}, variables, description)
+    save_variables(
+        tmp_path / "run",
+        variables,
+        describe_weights({"name": "unet25d", **settings}, ["nuclei"], ["BF"], "dataset", "median_iqr"),
+    )
     position = open_plate(simulated_plate)["A/1/1"]
     pixels = position.array()[0, position.channel_index("nuclei")].read().result().astype(np.float64)
     stored = position.attributes["normalization"]["nuclei"]["dataset_statistics"]
     for z, start in ((0, 0), (2, 1), (4, 2)):
-        window, at = program.read_window(position, load(tmp_path / "run"), ["nuclei"], z, (40, 64))
+        window, at = read_window(position, load(tmp_path / "run"), ["nuclei"], z, (40, 64))
         expected = (pixels[start : start + 3, 28:68, 16:80] - stored["median"]) / stored["iqr"]
         np.testing.assert_allclose(window[0, ..., 0], expected, rtol=1e-5, atol=1e-5)
         np.testing.assert_allclose(window[0, at, ..., 0], expected[z - start], rtol=1e-5, atol=1e-5)

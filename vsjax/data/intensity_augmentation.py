@@ -2,7 +2,8 @@
 
 All take one sample `[Z, Y, X, C]` of normalised data, which is centred on zero. `dm_pix.adjust_gamma` and
 `random_gamma` expect values in [0, 1]: the power of a negative number is not a number, and clipping would flatten half
-of z-scored data. `dm_pix.gaussian_blur` has one sigma for both axes. So neither is used.
+of z-scored data. `dm_pix.gaussian_blur` has one sigma for both axes, and takes 12 times as long on a CPU
+(`scripts/bench_dm_pix.py`). So neither is used.
 """
 
 import jax

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar, Protocol
 
+import jax
 import numpy as np
 import tensorstore as ts
 
@@ -34,6 +35,9 @@ class Role(Protocol):
     def check(self, position: Position) -> None:
         """Raise a UserError where a position does not have it."""
 
+    def shapes(self, name: str, size: int, crop: tuple[int, int, int]) -> dict[str, jax.ShapeDtypeStruct]:
+        """Of what `arrays` gives for `size` crops (z, y, x)."""
+
     def request(self, position: Position, time: int, place: Place, batch: ts.Batch) -> Any:
         """Start to read one crop."""
 
@@ -56,6 +60,12 @@ class ChannelRole:
         """UserError where a channel or its statistics are missing or unusable (constant or not finite)."""
         for time in range(position.shape[0]):
             self.location_scale(position, time)
+
+    def shapes(self, name: str, size: int, crop: tuple[int, int, int]) -> dict[str, jax.ShapeDtypeStruct]:
+        """Pixels, location and scale."""
+        count = len(self.channels)
+        shapes = {name: (size, *crop, count), f"{name}_location": (size, count), f"{name}_scale": (size, count)}
+        return {key: jax.ShapeDtypeStruct(shape, np.float32) for key, shape in shapes.items()}
 
     def request(self, position: Position, time: int, place: Place, batch: ts.Batch) -> ts.Future:
         """The pixels of all channels."""
@@ -106,6 +116,10 @@ class LabelRole:
                     "label at the image's resolution"
                 )
 
+    def shapes(self, name: str, size: int, crop: tuple[int, int, int]) -> dict[str, jax.ShapeDtypeStruct]:
+        """The ids."""
+        return {name: jax.ShapeDtypeStruct((size, *crop, len(self.labels)), np.int32)}
+
     def request(self, position: Position, time: int, place: Place, batch: ts.Batch) -> list[ts.Future]:
         """The ids of each label image."""
         return [position.label(label)[time, 0].oindex[place].read(batch=batch) for label in self.labels]
@@ -135,6 +149,10 @@ class MetadataRole:
     def check(self, position: Position) -> None:
         """UserError where the value is none of the classes."""
         self.index(position)
+
+    def shapes(self, name: str, size: int, crop: tuple[int, int, int]) -> dict[str, jax.ShapeDtypeStruct]:
+        """The classes' numbers."""
+        return {name: jax.ShapeDtypeStruct((size,), np.int32)}
 
     def request(self, position: Position, time: int, place: Place, batch: ts.Batch) -> None:
         """Nothing: it was read with the position's document."""

@@ -2,14 +2,15 @@
 
 Everything in the plane (affine and elastic) is one bilinear sampling with coordinates shared by all slices and
 channels; scale and flip in Z are separable from it and are one linear sampling of slices. Coordinates are relative to
-the centre of the patch, in pixels. `dm_pix` has affine and elastic transforms in 2-D only, without a bound on how far
-they reach, so it cannot tell how large a crop must be; hence none of it is used here.
+the centre of the patch, in pixels. Flips are `dm_pix`'s; its affine and elastic transforms are in 2-D only, without a
+bound on how far they reach, so it cannot tell how large a crop must be.
 """
 
 import itertools
 import math
 from collections.abc import Collection, Mapping
 
+import dm_pix
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -247,8 +248,8 @@ def _turn_and_flip(
             volume = _central(_central(volume, side, 1), side, 2)
             volume = jnp.where(transpose, jnp.swapaxes(volume, 1, 2), volume)
         volume = _central(_central(volume, patch[1], 1), patch[2], 2)
-        volume = jnp.where(flip_y, volume[:, ::-1], volume)
-        results.append(jnp.where(flip_x, volume[:, :, ::-1], volume))
+        volume = jnp.where(flip_y, dm_pix.flip_up_down(volume), volume)
+        results.append(jnp.where(flip_x, dm_pix.flip_left_right(volume), volume))
     return results
 
 

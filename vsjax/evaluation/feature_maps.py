@@ -11,11 +11,52 @@ import jax
 import numpy as np
 
 from vsjax.errors import UserError
+from vsjax.inference.prediction_step import source_normalization
+from vsjax.inference.predictor import Predictor
+from vsjax.intensity.normalization import patch_location_scale
 from vsjax.models.network import Network
+from vsjax.plates.arrays import read
+from vsjax.plates.position import Position
+from vsjax.plates.step import ImageInfo
 
 COMPONENTS = 8  # as in the paper; the first three are shown
+CROP = 512  # pixels in Y and X, unless the user wants others
 LIMITS = (1, 99)  # percentiles of a component that become black and full colour: a border's few pixels do not decide
 _NO_SIGNAL = 1e-10  # of the total variance: a component with less is rounding
+
+
+def read_window(
+    position: Position, predictor: Predictor, channels: Sequence[str], z: int, crop: Sequence[int] | None
+) -> tuple[np.ndarray, int]:
+    """The slices around `z` that the network sees, the middle of the field, normalised as for prediction.
+
+    Returns:
+        `[1, Z, Y, X, C]` float32 and the place of `z` in it.
+
+    Raises:
+        UserError: the position is too small, `z` is outside, or a channel or its statistics are missing.
+    """
+    if len(channels) != len(predictor.source_channels):
+        raise UserError(f"--source: the model takes {len(predictor.source_channels)} channels, not {len(channels)}")
+    indices = [position.channel_index(channel) for channel in channels]
+    depth, rows, columns = position.shape[2:]
+    if depth < predictor.in_depth:
+        raise UserError(f"{position.url}: has {depth} slices (Z) but the network needs {predictor.in_depth}")
+    if not 0 <= z < depth:
+        raise UserError(f"{position.url}: has slices 0 to {depth - 1}; --z {z} must be one of them")
+    start = min(max(z - predictor.in_depth // 2, 0), depth - predictor.in_depth)
+    limits = (crop or (CROP, CROP), (rows, columns), predictor.compiled.divisor)
+    sizes = [min(wanted, size) // divisor * divisor for wanted, size, divisor in zip(*limits, strict=True)]
+    if 0 in sizes:
+        raise UserError(f"{position.url}: --crop must be at least {predictor.compiled.divisor}, the network's divisor, "
+                        f"in a field of view of {(rows, columns)}")  # fmt: skip
+    y, x = (rows - sizes[0]) // 2, (columns - sizes[1]) // 2
+    part = position.array()[0, indices, start : start + predictor.in_depth, y : y + sizes[0], x : x + sizes[1]]
+    stack = np.moveaxis(np.asarray(read(part.read(), position.url), np.float32), 0, -1)
+    location, scale = source_normalization(predictor, ImageInfo.of(position), indices, time=0)
+    if location is None:  # the model normalises every patch by itself
+        location, scale = map(np.asarray, patch_location_scale(stack[None], predictor.normalization.statistic))
+    return ((stack - location) / scale)[None], z - start
 
 
 def capture_features(

@@ -86,9 +86,14 @@ def image_sharding(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec(_ROWS, None, "space"))
 
 
+def row_sharding(mesh: Mesh) -> NamedSharding:
+    """How a batch as it is read lies on the mesh: samples are spread over `data` and `fsdp`."""
+    return NamedSharding(mesh, PartitionSpec(_ROWS))
+
+
 def batch_rows(mesh: Mesh, batch_size: int) -> tuple[int, ...]:
     """The rows of a global batch that the devices of this process hold, rising."""
-    slices = _row_sharding(mesh).addressable_devices_indices_map((batch_size,)).values()
+    slices = row_sharding(mesh).addressable_devices_indices_map((batch_size,)).values()
     return tuple(sorted({row for (rows,) in slices for row in range(batch_size)[rows]}))
 
 
@@ -106,7 +111,7 @@ def put_batch(mesh: Mesh, batch: Mapping[str, np.ndarray], batch_size: int) -> d
             first = rows.index(wanted[0])
             return value[first : first + len(wanted)]
 
-        return jax.make_array_from_callback((batch_size, *value.shape[1:]), _row_sharding(mesh), shard)
+        return jax.make_array_from_callback((batch_size, *value.shape[1:]), row_sharding(mesh), shard)
 
     return {name: place(value) for name, value in batch.items()}
 
@@ -137,7 +142,3 @@ def replicated(mesh: Mesh) -> NamedSharding:
 def bytes_per_device(state: Any) -> int:
     """What one device holds of a tree of arrays."""
     return sum(math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize for x in jax.tree.leaves(state))
-
-
-def _row_sharding(mesh: Mesh) -> NamedSharding:
-    return NamedSharding(mesh, PartitionSpec(_ROWS))

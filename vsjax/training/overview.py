@@ -1,18 +1,22 @@
-"""What a run is about to train, said once at its start."""
+"""What a run trains and what it takes: said at its start, and by `vsjax.describe` without any data."""
 
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from clu import parameter_overview
 from ml_collections import ConfigDict
 
+from vsjax.data.augmentation import AugmentConfig, oversized_patch
 from vsjax.data.loading import ExperimentData
-from vsjax.data.roles import ChannelRole
+from vsjax.data.roles import ChannelRole, make_roles
+from vsjax.models.network import Network
 from vsjax.runtime.cost import multiply_adds
 from vsjax.runtime.description import ChannelDescription, Description, Progress
 from vsjax.runtime.mesh import bytes_per_device
@@ -38,21 +42,107 @@ def describe_run(config: ConfigDict, data: ExperimentData, step: int, progress: 
     )
 
 
-def describe_model(task: Task, variables: Mapping[str, Any], batch: Mapping[str, jax.Array], workdir: Path) -> None:
-    """Log the parameters of each top-level module and the multiply-adds of one prediction; the table of every tensor
+@dataclass(frozen=True, kw_only=True)
+class NetworkSummary:
+    """How large a network is and how much work.
+
+    Attributes:
+        name: of the network in its task, and its class.
+        parameters: their number in each part.
+        shape: (Z, Y, X, C) of one input.
+        multiply_adds: of one prediction for it.
+        kept: bytes that one sample's forward pass keeps for its gradient.
+        table: the shape of every parameter, as text.
+    """
+
+    name: str
+    parameters: Mapping[str, int]
+    shape: tuple[int, ...]
+    multiply_adds: int
+    kept: int
+    table: str
+
+    def lines(self) -> tuple[str, str]:
+        """Parameters; multiply-adds."""
+        total = sum(self.parameters.values())
+        parts = ", ".join(f"{name} {count:,}" for name, count in self.parameters.items())
+        return (
+            f"{self.name}: {total:,} parameters ({parts})",
+            f"{self.multiply_adds / 1e9:.2f} G multiply-adds on an input of (Z, Y, X, C) = {self.shape}",
+        )
+
+
+def summarise(task: Task) -> tuple[NetworkSummary, ...]:
+    """Every network of a task, on its patch; nothing is computed."""
+    return tuple(_summarise(name, network, task.inputs.patch[1:]) for name, network in task.networks.items())
+
+
+def _summarise(name: str, network: Network, plane: tuple[int, int]) -> NetworkSummary:
+    network = network.with_plain_convolutions()  # products that are written as shifted sums would not be seen
+    shape = (network.in_stack_depth, *plane, network.in_channels)
+    one = jax.ShapeDtypeStruct((1, *shape), jnp.float32)
+    variables = jax.eval_shape(partial(network.init, train=False), jax.random.key(0), one)
+    params = variables["params"]
+    parts = {
+        part: sum(leaf.size for module in modules for leaf in jax.tree.leaves(params.get(module, {})))
+        for part, modules in network.parts.items()
+    }
+    return NetworkSummary(
+        name=f"{name} {type(network).__name__}",
+        parameters=parts,
+        shape=shape,
+        multiply_adds=multiply_adds(partial(network.apply, train=False), variables, one),
+        kept=_kept_bytes(network, variables, one),
+        table=parameter_overview.get_parameter_overview(params, include_stats=False),
+    )
+
+
+def _kept_bytes(network: Network, variables: Any, source: jax.ShapeDtypeStruct) -> int:
+    """Bytes of what the forward pass keeps for the gradient, the parameters apart; the compiler may keep less, and
+    needs room to work besides."""
+
+    def pullback(variables: Any, source: jax.Array) -> Any:
+        others = {name: value for name, value in variables.items() if name != "params"}
+
+        def apply(params: Any) -> jax.Array:
+            rngs = {"dropout": jax.random.key(0)}
+            x, _ = network.apply({"params": params, **others}, source, train=True, rngs=rngs, mutable=list(others))
+            return x
+
+        return jax.vjp(apply, variables["params"])[1]
+
+    return max(0, total_bytes(jax.eval_shape(pullback, variables, source)) - total_bytes(variables["params"]))
+
+
+def total_bytes(tree: Any) -> int:
+    """Bytes of all arrays in a tree, or of what their shapes say."""
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
+
+
+def describe_model(task: Task, workdir: Path) -> None:
+    """Log the parameters of each network's parts and the multiply-adds of one prediction; the table of every tensor
     goes to `model.txt` in `workdir`."""
-    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), dict(variables))
-    source = jax.eval_shape(task.inputs.training, jax.random.key(0), batch)["source"]
-    one = jax.ShapeDtypeStruct((1, *source.shape[1:]), source.dtype)
-    counts = {name: sum(leaf.size for leaf in jax.tree.leaves(module)) for name, module in shapes["params"].items()}
-    model = task.model.with_plain_convolutions()  # products that are written as shifted sums would not be seen
-    work = multiply_adds(partial(model.apply, train=False), shapes, one)
-    parts = ", ".join(f"{name} {count:,}" for name, count in counts.items())
-    total = sum(counts.values())
-    LOG.info("%s: %s parameters (%s)", type(task.model).__name__, f"{total:,}", parts)
-    LOG.info("%.2f G multiply-adds on an input of (Z, Y, X, C) = %s", work / 1e9, one.shape[1:])
-    table = parameter_overview.get_parameter_overview(shapes["params"], include_stats=False)
-    (workdir / "model.txt").write_text(f"{table}\n{work:,} multiply-adds on (Z, Y, X, C) = {one.shape[1:]}\n")
+    summaries = summarise(task)
+    for summary in summaries:
+        for line in summary.lines():
+            LOG.info("%s", line)
+    (workdir / "model.txt").write_text("\n".join(_text(summaries)))
+
+
+def _text(summaries: Iterable[NetworkSummary]) -> Iterable[str]:
+    for summary in summaries:
+        yield f"{summary.name}\n{summary.table}"
+        yield f"{summary.multiply_adds:,} multiply-adds on (Z, Y, X, C) = {summary.shape}\n"
+
+
+def abstract_batch(config: ConfigDict) -> dict[str, jax.ShapeDtypeStruct]:
+    """Shapes of a training batch as it is read (`data.pipeline.CropReader`), where stacks are deep enough for the
+    augmentation's margin."""
+    crop = oversized_patch(AugmentConfig.from_config(config.augment), tuple(config.data.patch))
+    shapes: dict[str, jax.ShapeDtypeStruct] = {}
+    for name, role in make_roles(config.roles).items():
+        shapes |= role.shapes(name, config.data.batch_size, crop)
+    return shapes
 
 
 def compile_step(step: Any, state: TrainState, batch: Mapping[str, jax.Array]) -> jax.stages.Compiled:

@@ -1,0 +1,34 @@
+"""The program that draws a network's features."""
+
+import jax
+import numpy as np
+import pytest
+
+from vsjax.errors import UserError
+from vsjax.features import main
+from vsjax.models.registry import build_model
+from vsjax.runtime.checkpoint import save_variables
+
+ATTO = {"backbone": "convnextv2_atto", "out_channels": 2, "decoder_conv_blocks": 1}
+
+
+def test_it_draws_a_picture_and_overwrites_nothing(describe_weights, simulated_plate, tmp_path):
+    model = build_model("unext2", **ATTO)
+    window = np.zeros((1, 5, 32, 32, 1), np.float32)
+    shapes = jax.eval_shape(lambda: model.init(jax.random.key(0), window, train=False))
+    random = np.random.default_rng(0)
+    variables = jax.tree.map(lambda leaf: random.gamma(0.5, 0.1, leaf.shape).astype(np.float32), shapes)
+    description = describe_weights({"name": "unext2", **ATTO}, ["BF"], ["nuclei", "membrane"])
+    save_variables(tmp_path / "run", variables, description)
+    command = ["--checkpoint", str(tmp_path / "run"), "--input", str(simulated_plate), "--position", "A/1/0"]
+    output = tmp_path / "features.png"
+    main([*command, "--output", str(output), "--crop", "64", "96"])
+    first = output.read_bytes()
+    assert first.startswith(b"\x89PNG")
+    with pytest.raises(UserError, match="exists; choose another --output"):
+        main([*command, "--output", str(output)])
+    main([*command, "--output", str(output), "--stages", "decoder/stage_1", "--overwrite"])
+    assert output.read_bytes() != first
+    for flags, message in ((["--z", "9"], "has slices 0 to 4"), (["--crop", "16", "64"], "--crop must be at least")):
+        with pytest.raises(UserError, match=message):
+            main([*command, "--output", str(tmp_path / "other.png"), *flags])
