@@ -3,8 +3,8 @@
 python -m vsjax.preprocess --plate isl_neurons_v04.zarr
 python -m vsjax.train --config configs/isl_neurons.py --workdir runs/isl --config.data.plates=isl_neurons_v04.zarr
 
-Six fields of 256 x 320 pixels are very few, so the choices are against overfitting. An input gain that lets the
-network see how strong the contrast is counted most; it was found by training on fields 0-3 and looking at 4-5. There a
+Six FOVs of 256 x 320 pixels are very few, so the choices are against overfitting. An input gain that lets the
+network see how strong the contrast is counted most; it was found by training on FOVs 0-3 and looking at 4-5. There a
 mixture of L1, a little L2 and MS-SSIM did slightly better than L2 alone; trained on 0-5 and seen on 6-7 it did much
 worse. L2 and the number of steps were thus chosen with 6-7 in sight, and the scores there are optimistic.
 """

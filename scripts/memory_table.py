@@ -3,7 +3,7 @@
     python -m scripts.memory_table                     # (5, 4096, 4096), UNeXt2-atto; minutes, some GB of memory
     python -m scripts.memory_table --plane 1024        # a quick look
 
-By the account of XLA's compiled program; then the field is stained by one device and by eight, and compared."""
+By the account of XLA's compiled program; then it is stained by one device and by eight, and compared."""
 
 import argparse
 import os

@@ -1,11 +1,11 @@
-"""Figure 4F of the UNeXt2 paper (Liu et al. 2025) in small: how many fields of a new cell type does staining need?
+"""Figure 4F of the UNeXt2 paper (Liu et al. 2025) in small: how many FOVs of a new cell type does staining need?
 
     python -m scripts.paper_figure4f --output runs/figure4f
 
 Everything is simulated. A network learns round cells in two steps, as the paper's does (masked pre-training on images
-without stains, then staining), and is fine-tuned with 2 fields of a new, large and spread cell type; others learn the
-new type from scratch with 2, 4 and 16 fields, for as many steps. All are scored on the same four further fields. Each
-seed draws its own fields and weights. Interrupted, the same command goes on. Writes scores.csv and figure.png.
+without stains, then staining), and is fine-tuned with 2 FOVs of a new, large and spread cell type; others learn the
+new type from scratch with 2, 4 and 16 FOVs, for as many steps. All are scored on the same four further FOVs. Each
+seed draws its own FOVs and weights. Interrupted, the same command resumes. Writes scores.csv and figure.png.
 """
 
 import argparse
@@ -33,12 +33,12 @@ from vsjax.simulate import SimulationConfig, write_plate
 from vsjax.train import train
 
 STAINS = ("nuclei", "membrane")
-FIELDS, TEST_FIELDS = 16, 4
+FOVS, TEST_FOVS = 16, 4
 SHAPE = (5, 128, 128)
 SPREAD = CellModel(
     radius_um=(9.0, 12.0), flatness=0.35, elongation=0.45, roughness=0.09, nucleus_size=(0.36, 0.46), coverage=0.5
 )
-NUMBER_OF_FIELDS = (2, 4, 16)
+NUMBER_OF_FOVS = (2, 4, 16)
 
 
 @dataclass(frozen=True)
@@ -52,18 +52,18 @@ class Steps:
 
 @dataclass(frozen=True)
 class Score:
-    """Pearson correlation of one run with the test fields, by stain."""
+    """Pearson correlation of one run with the test FOVs, by stain."""
 
     strategy: str
-    fields: int
+    fovs: int
     seed: int
     pearson: dict[str, float]
 
 
 def make_plates(output: Path) -> dict[str, Path]:
-    """The plates of the known and the new cell type; the last four fields of the new one are for the test."""
+    """The plates of the known and the new cell type; the last four FOVs of the new one are for the test."""
     plates = {}
-    for name, model, count in (("known", CellModel(), FIELDS), ("new", SPREAD, FIELDS + TEST_FIELDS)):
+    for name, model, count in (("known", CellModel(), FOVS), ("new", SPREAD, FOVS + TEST_FOVS)):
         plates[name] = output / f"{name}.zarr"
         if not (output / f"{name}.ready").exists():
             config = SimulationConfig(shape=SHAPE, seed=len(plates), channels=("BF", *STAINS), model=model)
@@ -74,7 +74,7 @@ def make_plates(output: Path) -> dict[str, Path]:
 
 
 def experiment(plate: Path, seed: int, steps: int, task: str = "regression") -> ConfigDict:
-    """A small network of VSCyto2D's family on all fields of `plate`."""
+    """A small network of VSCyto2D's family on all FOVs of `plate`."""
     config = base_config(
         "fcmae",
         task,
@@ -107,11 +107,11 @@ def pretrain(plate: Path, output: Path, seed: int, steps: Steps) -> Path:
     return output / "staining"
 
 
-def learn_new_type(plate: Path, workdir: Path, seed: int, steps: Steps, fields: int, begin: Path | None) -> None:
-    """Train with `fields` of the new cell type's fields, drawn by the seed, from scratch or from the run `begin`."""
-    names = [position.name for position in open_plate(plate).positions()][:FIELDS]
+def learn_new_type(plate: Path, workdir: Path, seed: int, steps: Steps, fovs: int, begin: Path | None) -> None:
+    """Train with `fovs` of the new cell type's FOVs, drawn by the seed, from scratch or from the run `begin`."""
+    names = [position.name for position in open_plate(plate).positions()][:FOVS]
     config = experiment(plate, seed, steps.new)
-    chosen = np.random.default_rng([seed, fields]).permutation(FIELDS)[:fields]
+    chosen = np.random.default_rng([seed, fovs]).permutation(FOVS)[:fovs]
     config.data.train_fovs = tuple(names[index] for index in sorted(chosen))
     if begin is not None:
         config.init.update(checkpoint=str(begin), load="all")
@@ -119,8 +119,8 @@ def learn_new_type(plate: Path, workdir: Path, seed: int, steps: Steps, fields: 
 
 
 def score(plate: Path, workdir: Path) -> dict[str, float]:
-    """Pearson correlation by stain, averaged over the test fields."""
-    names = [position.name for position in open_plate(plate).positions()][FIELDS:]
+    """Pearson correlation by stain, averaged over the test FOVs."""
+    names = [position.name for position in open_plate(plate).positions()][FOVS:]
     stained = workdir / "stained.zarr"
     predict_plate(
         load(workdir), str(plate), str(stained), positions=names, settings=PredictionSettings(), overwrite=True
@@ -133,27 +133,27 @@ def run_seed(plates: dict[str, Path], output: Path, seed: int, steps: Steps) -> 
     """All strategies with one seed; what was scored before is read back."""
     folder = output / f"seed_{seed}"
     scores = []
-    for strategy, fields in [("fine-tuned", 2), *(("from scratch", number) for number in NUMBER_OF_FIELDS)]:
-        workdir = folder / f"{strategy.replace(' ', '_')}_{fields}"
+    for strategy, fovs in [("fine-tuned", 2), *(("from scratch", number) for number in NUMBER_OF_FOVS)]:
+        workdir = folder / f"{strategy.replace(' ', '_')}_{fovs}"
         result = workdir / "score.json"
         if not result.exists():
             begin = pretrain(plates["known"], folder, seed, steps) if strategy == "fine-tuned" else None
-            learn_new_type(plates["new"], workdir, seed, steps, fields, begin)
+            learn_new_type(plates["new"], workdir, seed, steps, fovs, begin)
             result.write_text(json.dumps(score(plates["new"], workdir)))
-        scores.append(Score(strategy, fields, seed, json.loads(result.read_text())))
-        logging.getLogger("vsjax").info("seed %d, %s on %d fields: %s", seed, strategy, fields, scores[-1].pearson)
+        scores.append(Score(strategy, fovs, seed, json.loads(result.read_text())))
+        logging.getLogger("vsjax").info("seed %d, %s on %d FOVs: %s", seed, strategy, fovs, scores[-1].pearson)
     return scores
 
 
 def table(scores: Sequence[Score]) -> str:
     """Mean, and smallest to largest, over the seeds."""
-    lines = [f"{'strategy':14} {'fields':>6} " + " ".join(f"{stain:>24}" for stain in STAINS)]
-    for strategy, fields in dict.fromkeys((s.strategy, s.fields) for s in scores):
+    lines = [f"{'strategy':14} {'FOVs':>6} " + " ".join(f"{stain:>24}" for stain in STAINS)]
+    for strategy, fovs in dict.fromkeys((s.strategy, s.fovs) for s in scores):
         cells = []
         for stain in STAINS:
-            values = [s.pearson[stain] for s in scores if (s.strategy, s.fields) == (strategy, fields)]
+            values = [s.pearson[stain] for s in scores if (s.strategy, s.fovs) == (strategy, fovs)]
             cells.append(f"{np.mean(values):8.3f} ({min(values):.3f}–{max(values):.3f})".rjust(24))
-        lines.append(f"{strategy:14} {fields:>6} " + " ".join(cells))
+        lines.append(f"{strategy:14} {fovs:>6} " + " ".join(cells))
     return "\n".join(lines)
 
 
@@ -163,15 +163,15 @@ def plot(scores: Sequence[Score], path: Path) -> None:
     for axis, stain in zip(axes, STAINS, strict=True):
         for strategy, color in (("from scratch", "tab:blue"), ("fine-tuned", "tab:green")):
             chosen = [s for s in scores if s.strategy == strategy]
-            numbers = sorted({s.fields for s in chosen})
-            means = [np.mean([s.pearson[stain] for s in chosen if s.fields == n]) for n in numbers]
+            numbers = sorted({s.fovs for s in chosen})
+            means = [np.mean([s.pearson[stain] for s in chosen if s.fovs == n]) for n in numbers]
             axis.plot(numbers, means, color=color, marker="_", markersize=14, label=strategy)
-            axis.scatter([s.fields for s in chosen], [s.pearson[stain] for s in chosen], color=color, s=14, alpha=0.7)
-        axis.set(xscale="log", xticks=NUMBER_OF_FIELDS, xlabel="fields of the new cell type", title=stain)
+            axis.scatter([s.fovs for s in chosen], [s.pearson[stain] for s in chosen], color=color, s=14, alpha=0.7)
+        axis.set(xscale="log", xticks=NUMBER_OF_FOVS, xlabel="FOVs of the new cell type", title=stain)
         axis.set_xticks([], minor=True)
-        axis.set_xticklabels([str(number) for number in NUMBER_OF_FIELDS])
+        axis.set_xticklabels([str(number) for number in NUMBER_OF_FOVS])
         axis.grid(alpha=0.3)
-    axes[0].set_ylabel("Pearson correlation, test fields")
+    axes[0].set_ylabel("Pearson correlation, test FOVs")
     axes[0].legend(frameon=False, loc="lower right")
     figure.savefig(path, dpi=150)
     plt.close(figure)
@@ -193,8 +193,8 @@ def main() -> None:
     scores = [score for seed in range(options.seeds) for score in run_seed(plates, output, seed, steps)]
     with (output / "scores.csv").open("w", newline="") as file:
         writer = csv.writer(file)
-        writer.writerow(["strategy", "fields", "seed", *STAINS])
-        writer.writerows([s.strategy, s.fields, s.seed, *(s.pearson[stain] for stain in STAINS)] for s in scores)
+        writer.writerow(["strategy", "fovs", "seed", *STAINS])
+        writer.writerows([s.strategy, s.fovs, s.seed, *(s.pearson[stain] for stain in STAINS)] for s in scores)
     plot(scores, output / "figure.png")
     print(table(scores))
     print(f"figure: {output / 'figure.png'}")

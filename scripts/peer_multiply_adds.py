@@ -1,4 +1,4 @@
-"""VisCy's own networks on a 2048 x 2048 field: parameters and multiply-adds, to compare with scripts/paper_table1.py.
+"""VisCy's own networks on a 2048 x 2048 FOV: parameters and multiply-adds, to compare with scripts/paper_table1.py.
 
     PYTHON_WITH_TORCH_AND_VISCY -m scripts.peer_multiply_adds
 

@@ -74,7 +74,7 @@ def small_config(network: str, patch: tuple[int, int, int], **model: Any) -> Con
 
 
 def synthetic_batch(config: ConfigDict, number: int) -> dict[str, np.ndarray]:
-    """Long waves around a grey level as the image, which let a hidden cell be guessed, and two functions of it as the
+    """Long waves around a grey value as the image, which let a hidden cell be guessed, and two functions of it as the
     stains."""
     rng = np.random.default_rng(number)
     size = config.data.batch_size

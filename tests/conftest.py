@@ -73,7 +73,7 @@ def write_zarr_image(
     unit="micrometer",
     **others,
 ) -> None:
-    """One image with one level, its axes stored as `axes` says, in an open zarr group."""
+    """One image with one resolution, its axes stored as `axes` says, in an open zarr group."""
     group.create_array("0", data=array, chunks=tuple(max(1, (n + 1) // 2) for n in array.shape))
     listed = [{"name": a, "type": TYPES[a], **({"unit": unit} if TYPES[a] == "space" and unit else {})} for a in axes]
     transform = {"type": "scale", "scale": list(scale or [1.0] * len(axes))}

@@ -13,7 +13,7 @@ from vsjax.simulate import (
     ATTRIBUTE,
     CHANNELS,
     SimulationConfig,
-    field_grid,
+    fov_grid,
     main,
     position_name,
     simulate_cells,
@@ -101,7 +101,7 @@ def test_cells_keep_their_number_while_they_move():
 )
 def test_slices_lie_at_their_height_in_the_specimen(shape, pixel):
     config = SimulationConfig(shape=shape, pixel_size_um=pixel)
-    grid = field_grid(config)
+    grid = fov_grid(config)
     height = (np.array(grid.focal_layers) - (grid.shape[0] - 1) / 2) * grid.pixel_size_um[0]
     np.testing.assert_allclose(height, (np.arange(shape[0]) - (shape[0] - 1) / 2) * pixel[0], atol=1e-9)
     assert grid.shape[0] * grid.pixel_size_um[0] >= config.model.layer_um
@@ -115,7 +115,7 @@ def test_labels_lie_on_the_stain_that_they_describe():
     background = nuclei[labels["cells"][0, 0] == 0]
     assert np.median(nuclei[labels["nuclei"][0, 0] > 0]) > 3 * np.median(background)
     specimen = simulate_specimen(config, 0, next(simulate_cells(config, 0)))
-    grid = field_grid(config)
+    grid = fov_grid(config)
     expected = grid.crop(specimen.labels["nuclei"][list(grid.focal_layers)])
     np.testing.assert_array_equal(labels["nuclei"][0, 0], expected)
 
@@ -132,7 +132,7 @@ def test_counts_of_an_empty_place_are_those_of_the_exposure():
 
 
 def test_nuclei_can_be_told_from_brightfield_but_not_by_a_line():
-    """A linear model on blurred slices explains a part of the stain on unseen fields: neither none nor all."""
+    """A linear model on blurred slices explains a part of the stain on unseen FOVs: neither none nor all."""
     config = SimulationConfig(shape=(12, 160, 160), channels=("BF", "nuclei"))
 
     def features(index: int) -> tuple[np.ndarray, np.ndarray]:

@@ -182,7 +182,8 @@ def _make_output(output: Path, journal: Journal, overwrite: bool, processes: int
         raise UserError(f"--overwrite: {processes} processes would delete each other's work; remove {output} first")
     if overwrite:
         journal.delete()
-    elif any(not path.is_dir() for path in output.rglob("*")) and not journal.begun:  # in this order: others may begin
+    # In this order: others may start meanwhile.
+    elif any(not path.is_dir() for path in output.rglob("*")) and not journal.started:
         raise UserError(f"--output {output}: exists and is not empty; name another directory or add --overwrite")
     try:
         output.mkdir(parents=True, exist_ok=True)

@@ -139,11 +139,13 @@ _l1, _l2 = l1, l2  # `mixed_loss` names its weights after them
 def check_scales(patch_yx: tuple[int, int], scales: int) -> None:
     """Raise `UserError` if `ms_ssim_25d` cannot be computed on images of (Y, X) pixels with this many scales."""
     if not 1 <= scales <= len(BETAS):
-        raise UserError(f"loss scales: {scales} is not between 1 and {len(BETAS)}; set loss.scales accordingly")
+        raise UserError(
+            f"loss scales: {scales} is not between 1 and {len(BETAS)}; set config.task.loss.scales accordingly"
+        )
     least = WINDOW * 2 ** (scales - 1)
     if min(patch_yx) < least:
         fitting = sum(min(patch_yx) >= WINDOW * 2**scale for scale in range(len(BETAS)))
-        remedy = f"or set loss.scales to {fitting} or less" if fitting else "or give ms_dssim a weight of 0"
+        remedy = f"or set config.task.loss.scales to {fitting} or less" if fitting else "or give ms_dssim a weight of 0"
         raise UserError(
             f"loss: a patch of {patch_yx[0]} x {patch_yx[1]} pixels is too small for an MS-SSIM of {scales} scales, "
             f"which needs {least} x {least}; use a larger patch {remedy}"

@@ -69,8 +69,8 @@ def ssim(prediction: jax.Array, target: jax.Array) -> jax.Array:
     mean_p, mean_t = _blur(p), _blur(t)
     variances = _blur(p * p) - mean_p**2 + _blur(t * t) - mean_t**2
     covariance = _blur(p * t) - mean_p * mean_t
-    level = offset / span
-    luminance_loss = (mean_p - mean_t) ** 2 / ((mean_p + level) ** 2 + (mean_t + level) ** 2 + SSIM_K1**2)
+    base = offset / span
+    luminance_loss = (mean_p - mean_t) ** 2 / ((mean_p + base) ** 2 + (mean_t + base) ** 2 + SSIM_K1**2)
     return _mean((1.0 - luminance_loss) * (2.0 * covariance + SSIM_K2**2) / (variances + SSIM_K2**2))
 
 

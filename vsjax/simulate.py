@@ -26,9 +26,9 @@ CHANNELS = ("BF", "Phase", "nuclei", "membrane")
 LABELS = ("nuclei", "cells")
 ATTRIBUTE = "vsjax_simulation"
 
-_MARGIN_UM = 10.0  # simulated around the field and cropped off: cells cut by the border, no wrap-around of blur
+_MARGIN_UM = 10.0  # simulated around the field of view and cropped off: cells cut by the border, no wrap-around of blur
 _LAYER_UM = 0.4  # the specimen's layers are at most this thick
-_FIELDS_PER_WELL, _COLUMNS = 4, 12
+_FOVS_PER_WELL, _COLUMNS = 4, 12
 _CELLS, _DEBRIS, _MOTION, _CAMERA = range(4)  # purposes of random numbers, each with its own stream
 
 
@@ -43,7 +43,7 @@ class SimulationConfig:
     pixel_size_um: tuple[float, float, float] = (1.0, 0.325, 0.325)
     seed: int = 0
     cells: int | None = None
-    """Cells per area of one field, on average; None fills to the model's coverage."""
+    """Cells per area of one FOV, on average; None fills to the model's coverage."""
     time_points: int = 1
     channels: tuple[str, ...] = CHANNELS
     model: CellModel = field(default_factory=CellModel)
@@ -84,8 +84,8 @@ class SimulationConfig:
 
 
 @dataclass(frozen=True)
-class FieldGrid:
-    """How the recorded field lies in the larger, finer grid of the specimen."""
+class FovGrid:
+    """How the recorded FOV lies in the larger, finer grid of the specimen."""
 
     shape: tuple[int, int, int]
     pixel_size_um: tuple[float, float, float]
@@ -94,12 +94,12 @@ class FieldGrid:
     margin_yx: tuple[int, int]
 
     def crop(self, planes: np.ndarray) -> np.ndarray:
-        """The recorded field of (..., Y, X)."""
+        """The recorded FOV of (..., Y, X)."""
         my, mx = self.margin_yx
         return planes[..., my : planes.shape[-2] - my, mx : planes.shape[-1] - mx]
 
 
-def field_grid(config: SimulationConfig) -> FieldGrid:
+def fov_grid(config: SimulationConfig) -> FovGrid:
     """The specimen's grid for a recorded stack: an odd number of layers per slice, deep enough for every cell."""
     size_z, size_y, size_x = config.shape
     dz, dy, dx = config.pixel_size_um
@@ -110,15 +110,15 @@ def field_grid(config: SimulationConfig) -> FieldGrid:
     focal_layers = tuple(fine * (beyond + z) + fine // 2 for z in range(size_z))
     margin = (math.ceil(_MARGIN_UM / dy), math.ceil(_MARGIN_UM / dx))
     shape = (fine * (size_z + 2 * beyond), size_y + 2 * margin[0], size_x + 2 * margin[1])
-    return FieldGrid(shape, (dz / fine, dy, dx), focal_layers, margin)
+    return FovGrid(shape, (dz / fine, dy, dx), focal_layers, margin)
 
 
 def simulate_cells(config: SimulationConfig, index: int) -> Iterator[list[Cell]]:
-    """The cells of a position, time point after time point; coordinates have the field's centre as origin.
+    """The cells of a position, time point after time point; coordinates have the FOV's centre as origin.
 
     Raises UserError when as many cells as asked for do not fit.
     """
-    grid = field_grid(config)
+    grid = fov_grid(config)
     extent = (grid.shape[1] * grid.pixel_size_um[1], grid.shape[2] * grid.pixel_size_um[2])
     density = None
     if config.cells is not None:
@@ -134,7 +134,7 @@ def simulate_cells(config: SimulationConfig, index: int) -> Iterator[list[Cell]]
 
 def simulate_specimen(config: SimulationConfig, index: int, cells: Sequence[Cell]) -> Specimen:
     """The specimen of a position with the given cells, margins included."""
-    grid = field_grid(config)
+    grid = fov_grid(config)
     return draw_specimen(
         cells,
         grid.shape,
@@ -147,7 +147,7 @@ def simulate_specimen(config: SimulationConfig, index: int, cells: Sequence[Cell
 
 def record_channel(config: SimulationConfig, specimen: Specimen, channel: str, index: int, time: int) -> np.ndarray:
     """One channel of one time point: (Z, Y, X), uint16 counts, or float32 rad/µm for "Phase"."""
-    grid, microscope = field_grid(config), config.microscope
+    grid, microscope = fov_grid(config), config.microscope
     rng = np.random.default_rng([config.seed, index, _CAMERA, time, CHANNELS.index(channel)])
     if channel == "Phase":
         return grid.crop(imaging.phase_density(specimen, microscope, grid.focal_layers))
@@ -164,7 +164,7 @@ def simulate_position(config: SimulationConfig, index: int) -> tuple[np.ndarray,
     "BF" and the stains are camera counts, "Phase" is the phase density in rad/µm. Nucleus i lies in cell i, and a cell
     keeps its number over time.
     """
-    grid = field_grid(config)
+    grid = fov_grid(config)
     image = np.empty((config.time_points, len(config.channels), *config.shape), config.dtype)
     labels = {name: np.empty((config.time_points, 1, *config.shape), np.int32) for name in LABELS}
     for time, cells in enumerate(simulate_cells(config, index)):
@@ -177,8 +177,8 @@ def simulate_position(config: SimulationConfig, index: int) -> tuple[np.ndarray,
 
 
 def position_name(index: int) -> str:
-    """Where a position lies on the plate: four fields per well, twelve wells per row, "A/1/0", "A/1/1", ..."""
-    well, place = divmod(index, _FIELDS_PER_WELL)
+    """Where a position lies on the plate: four FOVs per well, twelve wells per row, "A/1/0", "A/1/1", ..."""
+    well, place = divmod(index, _FOVS_PER_WELL)
     row, column = divmod(well, _COLUMNS)
     letters = ""
     row += 1
@@ -247,7 +247,7 @@ def _arguments() -> argparse.Namespace:
         "--pixel-size", type=float, nargs=3, default=default.pixel_size_um, metavar=("Z", "Y", "X"), help="in µm"
     )
     parser.add_argument("--seed", type=int, default=default.seed)
-    parser.add_argument("--cells", type=int, help="cells per field, on average (default: 55 %% of the area)")
+    parser.add_argument("--cells", type=int, help="cells per FOV, on average (default: 55 %% of the area)")
     parser.add_argument("--time-points", type=int, default=default.time_points)
     parser.add_argument(
         "--channels", nargs="+", default=default.channels, help="of BF, Phase, nuclei, membrane; uint16 without Phase"

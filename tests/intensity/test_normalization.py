@@ -82,7 +82,7 @@ def test_missing_statistics_name_the_command():
         location_scale({"mean": 1.0}, "mean_std", "DAPI")
 
 
-def test_unknown_level_and_statistic():
+def test_unknown_scope_and_statistic():
     with pytest.raises(UserError, match="'plate' is not one of dataset, fov, timepoint, patch, none"):
         Normalization(scope="plate")
     with pytest.raises(UserError, match="'minmax' is not one of mean_std, median_iqr"):

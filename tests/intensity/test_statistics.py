@@ -108,7 +108,7 @@ def images(rng, shapes, dtype="uint16"):
 @pytest.mark.parametrize("version", ["0.4", "0.5"])
 @pytest.mark.parametrize("dtype", ["uint16", "float32"])
 def test_layout_and_values(tmp_path, zarr_plate, version, dtype):
-    """FOV, time point and dataset levels, on the grid; positions of unlike size and number of time points."""
+    """FOV, time point and dataset, on the grid; positions of unlike size and number of time points."""
     arrays = images(np.random.default_rng(0), [(2, 2, 3, 70, 65), (3, 2, 2, 33, 40)], dtype)
     path = zarr_plate(tmp_path / "p.zarr", arrays, version=version, channels=["Phase", "DAPI"], mine=7)
     returned = write_statistics(open_plate(path))

@@ -14,11 +14,11 @@ FINITE = {
         "unet2d",
         {**SMALL, "kernel_size": (5, 5), "num_block_layers": 1, "residual": True},
     ),
-    "unet2d, three levels": ("unet2d", {"num_blocks": 3, "num_filters": (2,) * 4, "num_block_layers": 1}),
+    "unet2d, three halvings": ("unet2d", {"num_blocks": 3, "num_filters": (2,) * 4, "num_block_layers": 1}),
     "unet25d": ("unet25d", {**SMALL, "in_stack_depth": 3}),
     "unet25d, of two slices": ("unet25d", {**SMALL, "in_stack_depth": 3, "out_stack_depth": 2, "task": "seg"}),
     "fnet3d": ("fnet3d", {"depth": 1, "mult_chan": 2, "in_stack_depth": 2}),
-    "fnet3d, two levels": ("fnet3d", {"depth": 2, "mult_chan": 1, "in_stack_depth": 4}),
+    "fnet3d, two halvings": ("fnet3d", {"depth": 2, "mult_chan": 1, "in_stack_depth": 4}),
 }
 
 

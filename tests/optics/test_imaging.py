@@ -67,7 +67,7 @@ def test_brightfield_is_the_weak_limit_of_partially_coherent_imaging(kind, focus
     assert np.linalg.norm(got - expected) < 0.03 * np.linalg.norm(expected)
 
 
-def test_an_empty_field_is_evenly_bright():
+def test_an_empty_fov_is_evenly_bright():
     np.testing.assert_allclose(imaging.brightfield(specimen(), Microscope(), [0, 4]), 1, atol=1e-6)
 
 

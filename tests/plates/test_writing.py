@@ -129,7 +129,7 @@ def test_existing_output_is_refused_and_left_alone(tmp_path):
             create_plate(tmp_path / name, overwrite=True)
     with pytest.raises(UserError, match="cannot be written"):
         create_plate(tmp_path / "p.zarr", ngff_version="0.6", overwrite=True)
-    with pytest.raises(UserError, match="row/column/field"):
+    with pytest.raises(UserError, match="row/column/FOV"):
         create_plate(tmp_path / "p.zarr", position_names=["A"], overwrite=True)
     assert everything(tmp_path) == before
     (tmp_path / "empty.zarr").mkdir()

@@ -52,7 +52,7 @@ def draw(
     shape: tuple[int, int],
     about: str,
 ) -> None:
-    """Input and encoder above, decoder and prediction below; all cover the same field of `shape` (Y, X) pixels."""
+    """Input and encoder above, decoder and prediction below; all cover the same `shape` (Y, X) pixels."""
     columns = max(len(row) for row in rows)
     height = CELL * shape[0] * pixel_size_um[0] / (shape[1] * pixel_size_um[1])
     with matplotlib.rc_context(STYLE):

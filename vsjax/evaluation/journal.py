@@ -17,7 +17,7 @@ from vsjax.plates.storage import Store
 
 class Journal:
     """One JSON line per job in `.vsjax/evaluation/DIGEST/I_of_N.jsonl`, where process I takes every N-th job. A process
-    that is killed and started again goes on after its last whole line; one that is done says so by leaving its part.
+    that is killed and started again resumes after its last whole line; one that is done says so by leaving its part.
 
     Args:
         output: the folder of the report.
@@ -33,8 +33,8 @@ class Journal:
         self._process = process
 
     @property
-    def begun(self) -> bool:
-        """Whether a process of this evaluation has begun."""
+    def started(self) -> bool:
+        """Whether a process of this evaluation has started."""
         return self._folder.is_dir()
 
     def measure(self, jobs: Sequence[Any], measure: Callable[[Any], Any]) -> None:

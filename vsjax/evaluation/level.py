@@ -53,7 +53,7 @@ class Results:
 
 class Level(Protocol):
     """A frozen dataclass such as `pixel.PixelLevel`. Its fields are its settings: with others an evaluation that was
-    interrupted does not go on.
+    interrupted is not resumed.
 
     Attributes:
         name: of its tables and figures, `NAME.csv`; where levels meet its metrics are called `NAME/METRIC`.

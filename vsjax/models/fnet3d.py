@@ -36,7 +36,7 @@ class FNet3D(Network):
 
     @property
     def divisor(self) -> tuple[int, int, int]:
-        """Each level of the encoder halves every axis."""
+        """Each stage of the encoder halves every axis."""
         return (2**self.depth,) * 3
 
     @property

@@ -107,7 +107,7 @@ class UNet25D(Network):
 
 
 def check_filters(num_filters: Sequence[int], num_blocks: int, task: str) -> None:
-    """Raise a UserError unless there is a filter count for each level and the task is known."""
+    """Raise a UserError unless there is a filter count for each stage and the task is known."""
     if num_filters and len(num_filters) != num_blocks + 1:
         raise UserError(
             f"model.num_filters has {len(num_filters)} entries; give model.num_blocks + 1 = {num_blocks + 1}"

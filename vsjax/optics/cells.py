@@ -11,7 +11,7 @@ import numpy as np
 from vsjax.errors import UserError
 
 _DIRECTION_WAVES = 6  # plane waves over direction that perturb a body's radius; enough to look irregular
-_MAX_PLACEMENT_TRIES = 400  # random positions tried per cell before the field counts as full
+_MAX_PLACEMENT_TRIES = 400  # random positions tried per cell before the FOV counts as full
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class CellModel:
     crowding: float = 0.92
     """Smallest distance of two cells' centres over the sum of their radii; below 1, neighbours flatten each other."""
     coverage: float = 0.55
-    """Part of the field that cells cover when no number is asked for."""
+    """Part of the FOV that cells cover when no number is asked for."""
     nucleus_size: tuple[float, float] = (0.50, 0.62)
     """The nucleus' half axes over the cell's."""
     nucleus_margin_um: float = 0.7
@@ -105,7 +105,7 @@ class Cell:
     """One cell: its body, its nucleus and what they contain."""
 
     centre_um: np.ndarray
-    """(3,), in the field: the field's centre is (0, 0, 0)."""
+    """(3,), in the FOV: its centre is (0, 0, 0)."""
     body: Body
     nucleus: Body
     blobs: np.ndarray
@@ -178,7 +178,7 @@ def random_cell(rng: np.random.Generator, model: CellModel, centre_yx_um: np.nda
 def place_cells(
     rng: np.random.Generator, model: CellModel, extent_yx_um: tuple[float, float], cells_per_um2: float | None = None
 ) -> list[Cell]:
-    """Cells at random places of a field of the given lateral extent, none nearer to another than `model.crowding`.
+    """Cells at random places of an FOV of the given lateral extent, none nearer to another than `model.crowding`.
 
     cells_per_um2: density; None fills to `model.coverage`. The number of cells is density × area, rounded, at least 1.
     Raises UserError when so many do not fit.
@@ -196,7 +196,7 @@ def place_cells(
                 break
         else:
             if cells_per_um2 is None:
-                break  # the field is full; as many as there are will do
+                break  # the FOV is full; as many as there are will do
             fits = len(radii) / (count * 1.0)
             raise UserError(
                 f"--cells: the density asked for does not fit, only about {fits:.0%} of it; "

@@ -47,7 +47,7 @@ class Microscope:
     background_electrons: float = 30.0
     """Photoelectrons of stray light per pixel and fluorescence exposure."""
     vignetting: float = 0.06
-    """Relative loss of light in the field's corners."""
+    """Relative loss of light in the FOV's corners."""
     camera: Camera = Camera()
 
 
@@ -95,10 +95,10 @@ def _sum_layers(layers: np.ndarray, kernels: np.ndarray, focal_layers: Sequence[
 
 
 def brightfield(specimen: Specimen, microscope: Microscope, focal_layers: Sequence[int]) -> np.ndarray:
-    """Bright-field intensity relative to the empty field, focused on the given layers: (F, Y, X) float32.
+    """Bright-field intensity relative to the empty FOV, focused on the given layers: (F, Y, X) float32.
 
     Weak-object transfer functions of phase and absorption (see `vsjax.optics.transfer`), summed over layers;
-    not negative. The field is taken as periodic in Y and X: give the specimen a margin and crop it off.
+    not negative. The FOV is taken as periodic in Y and X: give the specimen a margin and crop it off.
     """
     transfer = _focal_series(
         specimen.shape,
@@ -159,7 +159,7 @@ def phase_density(specimen: Specimen, microscope: Microscope, focal_layers: Sequ
 
 
 def vignette(shape_yx: tuple[int, int], loss: float) -> np.ndarray:
-    """Illumination that falls with the squared distance from the field's centre by `loss` in the corners: (Y, X)."""
+    """Illumination that falls with the squared distance from the FOV's centre by `loss` in the corners: (Y, X)."""
     y, x = (np.linspace(-1, 1, size, dtype=np.float32) if size > 1 else np.zeros(1, np.float32) for size in shape_yx)
     return 1 - np.float32(loss) * (y[:, None] ** 2 + x[None] ** 2) / 2
 

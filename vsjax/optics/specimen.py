@@ -50,7 +50,7 @@ class _Canvas:
         self.nucleus_of = np.zeros(self.shape, np.int32)
 
     def box(self, centre_um: np.ndarray, reach_um: np.ndarray) -> tuple[slice, slice, slice] | None:
-        """Voxels within `reach_um` of a point (field's centre is the origin), or None when there are none."""
+        """Voxels within `reach_um` of a point (the FOV's centre is the origin), or None when there are none."""
         slices = []
         for centre, reach, size, pixel in zip(centre_um, reach_um, self.shape, self.pixel_size_um, strict=True):
             middle = centre / pixel + 0.5 * (size - 1)
@@ -136,7 +136,7 @@ def _fill(canvas: _Canvas, model: CellModel, cell: Cell, number: int, box: tuple
 
 
 def _draw_debris(canvas: _Canvas, model: CellModel, rng: np.random.Generator) -> None:
-    """Scatter small dark and refracting grains over the field, outside the cells."""
+    """Scatter small dark and refracting grains over the FOV, outside the cells."""
     extent = np.multiply(canvas.shape, canvas.pixel_size_um)
     count = rng.poisson(model.debris_per_100um2 * extent[1] * extent[2] / 100)
     for _ in range(count):

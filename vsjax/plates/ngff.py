@@ -74,7 +74,7 @@ class LenientPlate05(Plate05):
 
 
 class LenientWell04(Well04):
-    images: list[LenientWellImage]  # without the model's pairwise comparison, which takes seconds for a thousand fields
+    images: list[LenientWellImage]  # without the model's pairwise comparison, which takes seconds for a thousand FOVs
 
 
 class LenientWell05(Well05):
@@ -107,7 +107,7 @@ class ImageMetadata:
 
 
 def is_name(text: str) -> bool:
-    """Whether `text` can name a row, column, field or label: one part of a path that is no zarr document."""
+    """Whether `text` can name a row, column, FOV or label: one part of a path that is no zarr document."""
     return re.fullmatch(_NAME_PATTERN, text) is not None and text != "zarr.json"
 
 

@@ -21,7 +21,7 @@ class Position:
     The document (`attributes` and all that follows from it) is read once; another `Position` reads it again.
 
     Attributes:
-        name: "A/4/0" (row, column, field) in a plate; "0" for a single image.
+        name: "A/4/0" (row, column, FOV) in a plate; "0" for a single image.
         plate_url: the address of the plate (or single image) as the user gave it.
     """
 

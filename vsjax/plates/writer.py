@@ -44,7 +44,7 @@ def create_plate(
         is_hcs: a plate of wells; otherwise one image, whose only position is named "0".
         overwrite: delete what is there first. Only a plate or an image is deleted, never anything else.
         resume: keep what is there, if it is of the same kind and version; create it where there is nothing.
-        position_names: "row/column/field" names to register at once; iterated more than once, not kept. Several
+        position_names: "row/column/FOV" names to register at once; iterated more than once, not kept. Several
             processes can then create these positions without touching the plate's own documents.
         attributes: further zarr attributes of the top, such as who made it.
         cached: keep what is read and written of arrays; see `open_plate`.
@@ -124,7 +124,7 @@ def _check_position_name(name: str, url: str) -> str:
     check_relative(name, f"{url}: position {name!r}")
     parts = name.split("/")
     if len(parts) != 3 or not all(ngff.is_name(part) for part in parts):
-        raise UserError(f"{url}: the position name {name!r} is not row/column/field of letters and digits; try A/4/0")
+        raise UserError(f"{url}: the position name {name!r} is not row/column/FOV of letters and digits; try A/4/0")
     return name
 
 
@@ -202,7 +202,7 @@ class PlateWriter:
         interrupted output can be resumed); otherwise UserError.
 
         Args:
-            name: "row/column/field", or "0" for a single image.
+            name: "row/column/FOV", or "0" for a single image.
             shape: (T, C, Z, Y, X).
             dtype: of the pixels.
             channel_names: one per channel.

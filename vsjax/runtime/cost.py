@@ -12,7 +12,7 @@ from jax.interpreters.partial_eval import dce_jaxpr
 def multiply_adds(function: Callable[..., Any], *args: Any) -> int:
     """Multiply-adds of all convolutions and matrix products in `function(*args)`.
 
-    Counts what the field's tables count (products with weights); norms, activations and sums are left out, and so are
+    Counts what papers' tables count (products with weights); norms, activations and sums are left out, and so are
     products that no result needs, which the compiler drops. Arguments may be `jax.ShapeDtypeStruct`s: nothing is
     computed.
     """

@@ -1,4 +1,4 @@
-"""Supervised virtual staining: a network is trained to give the fluorescence of the same field (UNeXt2's training)."""
+"""Supervised virtual staining: a network is trained to give the fluorescence of the same FOV (UNeXt2's training)."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
