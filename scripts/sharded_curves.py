@@ -49,7 +49,9 @@ def main() -> None:
             )
             shapes = [[one.operation, one.bytes, [a.shape for a in one.arrays], one.source] for one in collectives]
             result = {"network": network, "mesh": sizes, "losses": losses.tolist(), "collectives": shapes}
-            result["parameter_bytes"] = sum(leaf.nbytes for leaf in jax.tree.leaves(initial.variables["params"]))
+            parameters = jax.tree.leaves(initial.variables["params"])
+            result["parameter_bytes"] = sum(leaf.nbytes for leaf in parameters)
+            result["parameter_sizes"] = sorted({leaf.size for leaf in parameters})
             found.append(result)
             if options.output:
                 options.output.write_text(json.dumps(found))

@@ -64,9 +64,10 @@ def test_restart_gets_every_number_back(tmp_path, average):
     assert description == describe(20)
 
 
-def test_prediction_gets_the_average(tmp_path):
+def test_prediction_gets_the_average(tmp_path, caplog):
     store, state = saved_run(tmp_path)
     store.close()
+    caplog.clear()
     last, best = load_checkpoint(tmp_path, "last"), load_checkpoint(tmp_path)
     assert_equal(last.variables["params"], state.average)
     assert_equal(last.variables["batch_stats"], state.variables["batch_stats"])
@@ -74,6 +75,7 @@ def test_prediction_gets_the_average(tmp_path):
     assert best.description == describe(10)
     assert best.description.channels_of("source") == ("BF",)
     assert not (tmp_path / "checkpoints" / "best" / "10" / "auxiliary").exists()
+    assert caplog.messages == []  # Orbax has nothing to warn of
 
 
 def test_without_validation_the_last_is_taken(tmp_path):

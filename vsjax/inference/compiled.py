@@ -5,6 +5,7 @@ import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +71,8 @@ class CompiledFamily:
         example = jax.ShapeDtypeStruct((1, self.in_depth, *self.divisor, self.in_channels), jnp.float32)
         expected = jax.eval_shape(self.family.init, jax.random.key(0), example)
         _check_variables(checkpoint, expected)
-        output = jax.eval_shape(self._predict, expected, example, *_places(1), self.family.sampler)
+        predict = partial(self._predict, sampler=self.family.sampler)
+        output = jax.eval_shape(predict, expected, example, *_places(1))
         self.out_depth, self.out_channels = int(output.shape[1]), int(output.shape[4])
         self.fingerprint = _fingerprint(checkpoint)
         self._variables = {1: jax.device_put(checkpoint.variables)}

@@ -160,17 +160,17 @@ def describe_checkpoint(folder: Path) -> Description:
 def _read_item(folder: Path, item: str) -> Any:
     """One item as arrays on this process's first device, whatever devices wrote it."""
     sharding = SingleDeviceSharding(jax.local_devices()[0])
-    with ocp.StandardCheckpointer() as checkpointer:
-        try:
-            stored = checkpointer.metadata(folder / item).item_metadata
-            if stored is None:
-                raise ValueError("no metadata")
-            target = jax.tree.map(
-                lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), dict(stored)
-            )
-            return checkpointer.restore(folder / item, target)
-        except (OSError, ValueError, KeyError, TypeError) as error:  # what Orbax raises for missing or cut files
-            raise UserError(_half_written(folder, item, error)) from error
+    handler = ocp.StandardCheckpointHandler()  # a Checkpointer would warn that an item is not a whole checkpoint
+    try:
+        stored = handler.metadata(folder / item)
+        target = jax.tree.map(
+            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), dict(stored)
+        )
+        return handler.restore(folder / item, args=ocp.args.StandardRestore(target))
+    except (OSError, ValueError, KeyError, TypeError) as error:  # what Orbax raises for missing or cut files
+        raise UserError(_half_written(folder, item, error)) from error
+    finally:
+        handler.close()
 
 
 def _half_written(folder: Path, item: str, error: Exception) -> str:

@@ -1,0 +1,166 @@
+"""Two toy families that join by the contracts alone: two networks with two optimisers, and a prediction that is drawn.
+
+`python tests/toys.py WORKDIR PLATE STEPS [data fsdp space]` trains the first one."""
+
+import sys
+from dataclasses import dataclass
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import optax
+
+from configs.common import base_config, channel_role
+from vsjax.models import registry as models
+from vsjax.models.network import Network
+from vsjax.tasks import registry
+from vsjax.tasks.assembly import make_inputs
+from vsjax.tasks.family import ForwardPass
+from vsjax.tasks.optimizer import make_optimizer
+from vsjax.tasks.regression import RegressionTask
+from vsjax.tasks.settings import settings_of
+from vsjax.tasks.state import TrainState
+from vsjax.tasks.task import MetricSpec
+from vsjax.train import train
+
+
+class OneConvolution(Network):
+    """(depth, 3, 3) kernels and a nonlinearity; it looks one pixel far."""
+
+    in_stack_depth: int = 3
+    divisor = (1, 4, 4)
+    receptive_radius = 1
+    parts = {"encoder": ("conv",), "decoder": (), "head": ("head",)}  # noqa: RUF012
+    stages = ()
+    dtype: type = jnp.float32
+
+    @property
+    def out_depth(self):
+        return self.in_stack_depth
+
+    @nn.compact
+    def __call__(self, x, train=False):
+        return nn.Dense(self.out_channels, name="head")(nn.tanh(nn.Conv(32, (3, 3, 3), name="conv")(x)))
+
+
+@dataclass(frozen=True)
+class CriticSettings:
+    critic_rate: float = 1e-3
+    weight: float = 0.1
+
+
+@dataclass(frozen=True, kw_only=True)
+class TwoNetworks:
+    """A generator against a critic that tells its stains from real ones (LSGAN)."""
+
+    Settings = CriticSettings
+    predicted = staticmethod(RegressionTask.predicted)
+    family_of = staticmethod(RegressionTask.family_of)
+    model: Network
+    critic: Network
+    inputs: object
+    optimizers: tuple
+    weight: float
+
+    @classmethod
+    def make(cls, config, images):
+        settings, model = settings_of(CriticSettings, "config.task", config.task), models.network_of(config)
+        critic = OneConvolution(in_channels=model.in_channels + model.out_channels, out_channels=1)
+        optimizers = (make_optimizer(config.optim, config.train.steps, model.parts), optax.adam(settings.critic_rate))
+        inputs = make_inputs(config, model, images)
+        return cls(model=model, critic=critic, inputs=inputs, optimizers=optimizers, weight=settings.weight)
+
+    family = property(lambda self: ForwardPass(self.model))
+    networks = property(lambda self: {"generator": self.model, "critic": self.critic})
+    metrics = {"loss": MetricSpec(), "realism": MetricSpec(maximise=True)}  # noqa: RUF012
+
+    def init(self, key, batch):
+        images = self.inputs.training(key, batch)
+        generator = self.model.init(key, images["source"][:1])
+        critic = self.critic.init(key, jnp.concatenate([images["source"], images["target"]], -1)[:1])
+        states = tuple(o.init(v["params"]) for o, v in zip(self.optimizers, (generator, critic), strict=True))
+        return TrainState(jnp.int32(0), generator, {}, states, critic)
+
+    def judge(self, critic, source, stain):
+        return self.critic.apply(critic, jnp.concatenate([source, stain], axis=-1))
+
+    def step(self, state, batch, key):
+        images = self.inputs.training(key, batch)
+        source, real = images["source"], images["target"]
+
+        def generator_loss(params):
+            fake = self.model.apply({"params": params}, source)
+            fooled = jnp.mean(jnp.square(1 - self.judge(state.auxiliary, source, fake)))
+            return jnp.mean(jnp.abs(fake - real)) + self.weight * fooled, fake
+
+        def critic_loss(params):
+            on_fake, on_real = (self.judge({"params": params}, source, stain) for stain in (fake, real))
+            return jnp.mean(jnp.square(on_fake) + jnp.square(1 - on_real)) / 2
+
+        (loss, fake), gradient = jax.value_and_grad(generator_loss, has_aux=True)(state.variables["params"])
+        critic_value, critic_gradient = jax.value_and_grad(critic_loss)(state.auxiliary["params"])
+        moved, states = [], []
+        networks = ((gradient, state.variables), (critic_gradient, state.auxiliary))
+        for (found, variables), optimizer, old in zip(networks, self.optimizers, state.optimizer, strict=True):
+            updates, new = optimizer.update(found, old, variables["params"])
+            moved.append({"params": optax.apply_updates(variables["params"], updates)})
+            states.append(new)
+        state = state.replace(step=state.step + 1, variables=moved[0], auxiliary=moved[1], optimizer=tuple(states))
+        return state, {"loss": loss, "critic_loss": critic_value}
+
+    def evaluate(self, state, batch, key):
+        shown, over = self.sample(state, batch, key), (1, 2, 3, 4)
+        realism = jnp.mean(self.judge(state.auxiliary, shown["source"], shown["fake"]), over)
+        return {"loss": jnp.mean(jnp.abs(shown["fake"] - shown["target"]), over), "realism": realism}
+
+    def sample(self, state, batch, key):
+        images = self.inputs.evaluation(batch)
+        return {**images, "fake": self.model.apply(state.variables, images["source"])}
+
+
+@dataclass(frozen=True)
+class Walk:
+    """Settings of the drawn family."""
+
+    steps: int = 3
+    strength: float = 0.5
+
+
+@dataclass(frozen=True)
+class Drawn(ForwardPass):
+    """Applies its network again and again, with new noise each time: it looks as many pixels far as it takes steps."""
+
+    draws: bool = True
+    sampler: Walk = Walk()
+    receptive_radius = property(lambda self: self.sampler.steps)
+
+    def predict(self, variables, window, context):
+        def step(x, number):
+            noise = context.fold(number).normal(x.shape)
+            return self.network.apply(variables, x) + context.sampler.strength * noise, None
+
+        return jax.lax.scan(step, window, jnp.arange(self.sampler.steps))[0]
+
+
+class DrawnTask:
+    family_of = staticmethod(lambda config: Drawn(models.network_of(config)))
+
+
+models.MODELS["one_convolution"] = OneConvolution
+registry.TASKS |= {"two_networks": TwoNetworks, "drawn": DrawnTask}
+
+
+def two_networks_config(plate, steps, mesh=(-1, 1, 1)):
+    config = base_config("one_convolution", "two_networks")
+    config.roles.source, config.roles.target = channel_role("BF"), channel_role("nuclei")
+    config.data.update(plates=(str(plate),), patch=(3, 32, 32), batch_size=4, val_fovs=("A/1/0",))
+    config.augment.update(rotation="right_angles", rotation_probability=1.0, noise_probability=0.5)
+    config.optim.update(learning_rate=1e-2, warmup_steps=2)
+    config.train.update(steps=steps, log_every=1, validate_every=4, save_every=4, best="realism")
+    config.mesh.update(dict(zip(("data", "fsdp", "space"), mesh, strict=True)))
+    return config
+
+
+if __name__ == "__main__":
+    workdir, plate, steps, *mesh = sys.argv[1:]
+    train(two_networks_config(plate, int(steps), tuple(map(int, mesh)) or (-1, 1, 1)), workdir)
