@@ -43,9 +43,8 @@ def base_config(model: str, task: str = "regression", **settings: Any) -> Config
             "patience": 0,  # validations without a better one after which the run ends; 0 never ends it early
         }
     )
-    config.predict = ConfigDict(
-        {"tta": "none"}
-    )  # test-time augmentation by default: "mean" or "median" of four rotations
+    # test-time augmentation where prediction names none: "none", or "mean" or "median" of four rotations
+    config.predict = ConfigDict({"tta": "none"})
     config.mesh = ConfigDict({"data": -1, "fsdp": 1, "space": 1})  # devices on each axis; -1 takes what is left
     return config
 

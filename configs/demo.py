@@ -1,4 +1,4 @@
-"""The demonstration: a small UNeXt2 on a simulated plate, some five minutes on two cores (`scripts/demo.sh`)."""
+"""The demonstration: a small UNeXt2 on a simulated plate, some six minutes on two cores (`scripts/demo.sh`)."""
 
 from ml_collections import ConfigDict
 

@@ -178,7 +178,7 @@ def random_cell(rng: np.random.Generator, model: CellModel, centre_yx_um: np.nda
 def place_cells(
     rng: np.random.Generator, model: CellModel, extent_yx_um: tuple[float, float], cells_per_um2: float | None = None
 ) -> list[Cell]:
-    """Cells at random places of an FOV of the given lateral extent, none nearer to another than `model.crowding`.
+    """Cells at random places of a FOV of the given lateral extent, none nearer to another than `model.crowding`.
 
     cells_per_um2: density; None fills to `model.coverage`. The number of cells is density × area, rounded, at least 1.
     Raises UserError when so many do not fit.
