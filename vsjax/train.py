@@ -35,7 +35,7 @@ from vsjax.runtime.mesh import (
 from vsjax.runtime.processes import join_processes
 from vsjax.tasks.registry import find_metric, make_task, resolve
 from vsjax.tasks.state import TrainState
-from vsjax.training.averages import Averages, average_batch, is_better, mean_of_batches, mean_of_steps
+from vsjax.training.averages import Averages, average_batch, judge, mean_of_batches, mean_of_steps
 from vsjax.training.initialization import apply_initial, read_initial
 from vsjax.training.overview import compile_step, describe_model, describe_run
 from vsjax.training.panels import panel
@@ -58,134 +58,131 @@ def train(config: ConfigDict, workdir: str | Path) -> dict[str, float]:
         UserError: something the user can put right; nothing has been written yet, or what was saved stays usable.
         Preempted: told to stop by SIGTERM; everything is saved, the same command resumes.
     """
+    workdir = Path(workdir).absolute()
     with ExitStack() as resources:  # closed in turn, whatever happens
-        return _train(config, Path(workdir).absolute(), resources)
+        is_first_process = jax.process_index() == 0
 
+        # --- Mesh and task: every device, one program; all sizes are checked before data are touched
+        mesh = make_mesh(config.mesh)
+        batch_size = config.data.batch_size
+        check_batch(mesh, batch_size, config.train.accumulate)
+        task = make_task(resolve(config), image_sharding(mesh))
+        for name in ("patch", "val_patch"):
+            rows = (config.data[name] or config.data.patch)[1]
+            check_plane(mesh, f"config.data.{name}", rows, task.model.divisor[1])
 
-def _train(config: ConfigDict, workdir: Path, resources: ExitStack) -> dict[str, float]:
-    is_first_process = jax.process_index() == 0
+        # --- Data, checked before anything is written; the length of an epoch, and with it the schedule, follows
+        data = open_data(config, task.inputs.out_depth, batch_rows(mesh, batch_size))
+        config = resolve(config, data.steps_per_epoch())
+        task = make_task(config, image_sharding(mesh))
+        judged_by = find_metric(task.metrics, config.train.best, config.task.name)
+        describe = partial(describe_run, config, data)
+        first_batch = put_batch(mesh, next(data.training(0)), batch_size)
 
-    # --- Mesh and task: every device, one program; all sizes are checked before data are touched
-    mesh = make_mesh(config.mesh)
-    batch_size = config.data.batch_size
-    check_batch(mesh, batch_size, config.train.accumulate)
-    task = make_task(resolve(config), image_sharding(mesh))
-    for name in ("patch", "val_patch"):
-        check_plane(mesh, f"config.data.{name}", (config.data[name] or config.data.patch)[1], task.family.divisor[1])
+        # --- State: restored from the newest checkpoint, or made, with another run's weights where the config says so
+        init = partial(task.init, named_key(config.seed, "init"))
+        abstract = jax.eval_shape(init, first_batch)
+        shardings = state_shardings(mesh, abstract)
+        initial = None if can_resume(workdir) else read_initial(config.init, abstract.variables, task.model.parts)
+        store = resources.enter_context(closing(CheckpointStore(workdir)))
+        first_step, progress = store.latest_step() or 0, Progress()
+        if first_step:
+            saved = store.describe_last(first_step)
+            check_same_config(saved.config, config.to_dict(), workdir)
+            progress = saved.progress
+            state_of_run = "complete at" if progress.finished else "resuming from"
+            LOG.info("%s: %s step %d of %d", workdir, state_of_run, first_step, config.train.steps)
+            if progress.finished:
+                return {}
+            target = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), abstract, shardings)
+            state = store.restore_last(first_step, target)
+            state = state.replace(step=jax.device_put(jnp.int32(first_step), replicated(mesh)))
+        else:
+            state = jax.jit(init, out_shardings=shardings)(first_batch)
+            state = apply_initial(initial, state) if initial else state
+        writer = MetricWriter(workdir, first_step) if is_first_process else NullWriter()
+        resources.enter_context(closing(writer))
+        if is_first_process:
+            with writing(workdir):
+                describe_model(task, workdir)
 
-    # --- Data, checked before anything is written; the length of an epoch, and with it the schedule, follows from them
-    data = open_data(config, task.inputs.out_depth, batch_rows(mesh, batch_size))
-    config = resolve(config, data.steps_per_epoch())
-    task = make_task(config, image_sharding(mesh))
-    judged_by = find_metric(task.metrics, config.train.best, config.task.name)
-    describe = partial(describe_run, config, data)
-    first_batch = put_batch(mesh, next(data.training(0)), batch_size)
+        # --- Step, compiled ahead, which gives the state's memory back to it; and evaluation
+        @partial(jax.jit, donate_argnums=0, out_shardings=(shardings, replicated(mesh)))
+        def step(state: TrainState, batch: Arrays) -> tuple[TrainState, dict[str, jax.Array]]:
+            return task.step(state, batch, step_key(config.seed, "train", state.step))
 
-    # --- State: restored from the newest checkpoint, or made, with the weights of another run where the config says so
-    init = partial(task.init, named_key(config.seed, "init"))
-    abstract = jax.eval_shape(init, first_batch)
-    shardings = state_shardings(mesh, abstract)
-    initial = None if can_resume(workdir) else read_initial(config.init, abstract.variables, task.model.parts)
-    store = resources.enter_context(closing(CheckpointStore(workdir)))
-    first_step, progress = store.latest_step() or 0, Progress()
-    if first_step:
-        saved = store.describe_last(first_step)
-        check_same_config(saved.config, config.to_dict(), workdir)
-        progress = saved.progress
-        state_of_run = "complete at" if progress.finished else "resuming from"
-        LOG.info("%s: %s step %d of %d", workdir, state_of_run, first_step, config.train.steps)
-        if progress.finished:
-            return {}
-        target = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), abstract, shardings)
-        state = store.restore_last(first_step, target)
-        state = state.replace(step=jax.device_put(jnp.int32(first_step), replicated(mesh)))
-    else:
-        state = jax.jit(init, out_shardings=shardings)(first_batch)
-        state = apply_initial(initial, state) if initial else state
-    writer = resources.enter_context(closing(MetricWriter(workdir, first_step) if is_first_process else NullWriter()))
-    if is_first_process:
-        with writing(workdir):
-            describe_model(task, workdir)
+        update = compile_step(step, state, first_batch)
 
-    # --- Step, compiled ahead, which gives the state's memory back to it; and evaluation
-    @partial(jax.jit, donate_argnums=0, out_shardings=(shardings, replicated(mesh)))
-    def step(state: TrainState, batch: Arrays) -> tuple[TrainState, dict[str, jax.Array]]:
-        return task.step(state, batch, step_key(config.seed, "train", state.step))
+        @partial(jax.jit, out_shardings=replicated(mesh))
+        def evaluate(state: TrainState, batch: Arrays, number: int) -> Averages:
+            values = task.evaluate(state, batch, step_key(config.seed, "evaluate", number))
+            return average_batch(task.metrics, values, batch["weight"])
 
-    update = compile_step(step, state, first_batch)
+        @partial(jax.jit, out_shardings=replicated(mesh))
+        def show(state: TrainState, batch: Arrays) -> dict[str, jax.Array]:
+            images = task.sample(state, batch, step_key(config.seed, "evaluate", 0))
+            return {name: image[0] for name, image in images.items()}
 
-    @partial(jax.jit, out_shardings=replicated(mesh))
-    def evaluate(state: TrainState, batch: Arrays, number: int) -> Averages:
-        values = task.evaluate(state, batch, step_key(config.seed, "evaluate", number))
-        return average_batch(task.metrics, values, batch["weight"])
-
-    @partial(jax.jit, out_shardings=replicated(mesh))
-    def show(state: TrainState, batch: Arrays) -> dict[str, jax.Array]:
-        images = task.sample(state, batch, step_key(config.seed, "evaluate", 0))
-        return {name: image[0] for name, image in images.items()}
-
-    # --- Loop
-    preemption = resources.enter_context(Preemption())
-    fake_devices = jax.default_backend() == "cpu" and jax.local_device_count() > 1  # two steps at once can block these
-    ahead = 0 if fake_devices else STEPS_AHEAD
-    done = first_step
-    batches = data.training(first_step)
-    queued: deque[Arrays] = deque()
-    pending: list[Arrays] = []
-    metrics: dict[str, float] = {}
-    clock = time.monotonic()
-    bar = tqdm(total=config.train.steps, initial=first_step, unit="step", disable=not is_first_process)
-    resources.enter_context(bar)
-    while done < config.train.steps and not progress.finished:
-        done += 1
-        state, step_metrics = update(state, put_batch(mesh, next(batches), batch_size))
-        pending.append(step_metrics)
-        queued.append(step_metrics)
-        log, validate, save = (
-            done == config.train.steps or done % every == 0
-            for every in (config.train.log_every, config.train.validate_every, config.train.save_every)
-        )
-        while len(queued) > (0 if log or validate or save else ahead):
-            jax.block_until_ready(queued.popleft())
-            bar.update()
-        stop = preemption.stops_after(done)
-        save = save or stop
-        if log or validate or save:
-            metrics = mean_of_steps(pending, done, workdir)
-            rate = len(pending) / (time.monotonic() - clock)
-            writer.write_scalars(done, {f"train/{k}": v for k, v in metrics.items()} | {"steps_per_second": rate})
-            bar.set_postfix(loss=f"{metrics['loss']:.4f}", best=progress.best)
-            pending, clock = [], time.monotonic()
-
-        # --- Evaluate
-        is_best = False
-        if validate and data.validation_crops:
-            found = (
-                evaluate(state, put_batch(mesh, batch, batch_size), number)
-                for number, batch in enumerate(data.validation())
+        # --- Loop
+        preemption = resources.enter_context(Preemption())
+        fake_devices = jax.default_backend() == "cpu" and jax.local_device_count() > 1
+        ahead = 0 if fake_devices else STEPS_AHEAD  # two steps at once can block these
+        done = first_step
+        batches = data.training(first_step)
+        queued: deque[Arrays] = deque()
+        pending: list[Arrays] = []
+        metrics: dict[str, float] = {}
+        clock = time.monotonic()
+        bar = tqdm(total=config.train.steps, initial=first_step, unit="step", disable=not is_first_process)
+        resources.enter_context(bar)
+        while done < config.train.steps and not progress.finished:
+            done += 1
+            state, step_metrics = update(state, put_batch(mesh, next(batches), batch_size))
+            pending.append(step_metrics)
+            queued.append(step_metrics)
+            log, validate, save = (
+                done == config.train.steps or done % every == 0
+                for every in (config.train.log_every, config.train.validate_every, config.train.save_every)
             )
-            metrics = mean_of_batches(task.metrics, found, f"{workdir}: step {done}")
-            writer.write_scalars(done, {f"val/{name}": value for name, value in metrics.items()})
-            images = jax.device_get(show(state, put_batch(mesh, next(iter(data.validation())), batch_size)))
-            writer.write_images(done, {"sample": panel(images)})
-            score = metrics[config.train.best]
-            is_best = is_better(score, progress.best, judged_by)
-            progress = Progress(best=score if is_best else progress.best, stale=0 if is_best else progress.stale + 1)
-            clock = time.monotonic()
-        is_stale = 0 < config.train.patience <= progress.stale
-        progress = progress.model_copy(update={"finished": done == config.train.steps or is_stale})
+            while len(queued) > (0 if log or validate or save else ahead):
+                jax.block_until_ready(queued.popleft())
+                bar.update()
+            stop = preemption.stops_after(done)
+            save = save or stop
+            if log or validate or save:
+                metrics = mean_of_steps(pending, done, workdir)
+                rate = len(pending) / (time.monotonic() - clock)
+                writer.write_scalars(done, {f"train/{k}": v for k, v in metrics.items()} | {"steps_per_second": rate})
+                bar.set_postfix(loss=f"{metrics['loss']:.4f}", best=progress.best)
+                pending, clock = [], time.monotonic()
 
-        # --- Save
-        if is_best:
-            store.save_best(state, describe(done, progress))
-        if save or progress.finished:
-            writer.flush()
-            store.save_last(state, describe(done, progress))
-        if stop and not progress.finished:
-            raise Preempted(f"{workdir}: told to stop after step {done}; saved, the same command resumes from there")
-    if done < config.train.steps:
-        LOG.info("%s: ended early, %d validations after the best one", workdir, progress.stale)
-    return metrics
+            # --- Evaluate
+            is_best = False
+            if validate and data.validation_crops:
+                found = (
+                    evaluate(state, put_batch(mesh, batch, batch_size), number)
+                    for number, batch in enumerate(data.validation())
+                )
+                metrics = mean_of_batches(task.metrics, found, f"{workdir}: step {done}")
+                writer.write_scalars(done, {f"val/{name}": value for name, value in metrics.items()})
+                images = jax.device_get(show(state, put_batch(mesh, next(iter(data.validation())), batch_size)))
+                writer.write_images(done, {"sample": panel(images)})
+                progress, is_best = judge(progress, metrics[config.train.best], judged_by, config.train.patience)
+                clock = time.monotonic()
+            if done == config.train.steps:
+                progress = progress.model_copy(update={"finished": True})
+
+            # --- Save
+            if is_best:
+                store.save_best(state, describe(done, progress))
+            if save or progress.finished:
+                writer.flush()
+                store.save_last(state, describe(done, progress))
+            if stop and not progress.finished:
+                raise Preempted(f"{workdir}: told to stop after step {done}; saved, the same command resumes there")
+        if done < config.train.steps:
+            LOG.info("%s: ended early, %d validations after the best one", workdir, progress.stale)
+        return metrics
 
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "The experiment, e.g. configs/unext2.py.", lock_config=True)

@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 
 from vsjax.errors import UserError
+from vsjax.runtime.description import Progress
 from vsjax.tasks.registry import find_metric
 from vsjax.tasks.task import MetricSpec
-from vsjax.training.averages import average_batch, is_better, mean_of_batches
+from vsjax.training.averages import average_batch, judge, mean_of_batches
 
 SPECS = {
     "loss": MetricSpec(),
@@ -48,13 +49,21 @@ def test_a_loss_that_is_not_finite_ends_the_run(loss):
 
 def test_better_is_what_the_metric_says():
     loss, pearson = SPECS["loss"], find_metric(SPECS, "pearson/nuclei", "regression")
-    assert is_better(0.2, 0.3, loss)
-    assert not is_better(0.3, 0.2, loss)
-    assert is_better(0.3, 0.2, pearson)
-    assert not is_better(0.2, 0.3, pearson)
+
+    def is_best(score, best, spec):
+        after, better = judge(Progress(best=best), score, spec, patience=2)
+        assert after == Progress(best=score if better else best, stale=0 if better else 1)
+        return better
+
+    assert is_best(0.2, 0.3, loss)
+    assert not is_best(0.3, 0.2, loss)
+    assert is_best(0.3, 0.2, pearson)
+    assert not is_best(0.2, 0.3, pearson)
     for spec in (loss, pearson):
-        assert is_better(1.0, None, spec)
-        assert not any(is_better(value, best, spec) for value in (math.nan, math.inf) for best in (None, 0.5))
+        assert is_best(1.0, None, spec)
+        assert not any(is_best(value, best, spec) for value in (math.nan, math.inf) for best in (None, 0.5))
+    assert judge(Progress(best=0.5, stale=1), math.nan, loss, patience=2)[0].finished
+    assert not judge(Progress(best=0.5, stale=1), math.nan, loss, patience=0)[0].finished
 
 
 @pytest.mark.parametrize("name", ["spearman", "pearson/lipids", "loss/nuclei"])

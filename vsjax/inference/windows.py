@@ -127,8 +127,7 @@ def predict_windows(
 
     for index, starts in enumerate(batches):
         repeated = starts + starts[-1:] * (windows - len(starts))
-        stacked = np.stack([tile[start : start + plan.in_depth] for tile in padded for start in repeated])
-        origins = np.array([(start - plan.padding[0], *corner) for corner in corners for start in repeated])
+        stacked, origins = _cut(padded, corners, plan, repeated)
         predictions = apply(stacked if prepare is None else prepare(stacked, repeated * tiles), origins)
         predictions = predictions.reshape(tiles, windows, *predictions.shape[1:])
         if output is None:
@@ -147,6 +146,14 @@ def predict_windows(
     while pending:
         collect()
     return output
+
+
+def _cut(
+    padded: np.ndarray, corners: Sequence[tuple[int, int]], plan: WindowPlan, starts: Sequence[int]
+) -> tuple[np.ndarray, np.ndarray]:
+    """The windows of all tiles that begin at `starts`, and where each lies in the stack (z, y, x)."""
+    windows = np.stack([tile[start : start + plan.in_depth] for tile in padded for start in starts])
+    return windows, np.array([(start - plan.padding[0], *corner) for corner in corners for start in starts])
 
 
 @partial(jax.jit, donate_argnums=0)

@@ -1,4 +1,4 @@
-"""Averages of a run's metrics: of training steps as they come, of validation over all its samples."""
+"""A run's metrics: averaged over training steps and over the samples of a validation, and judged."""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -10,6 +10,7 @@ import numpy as np
 from clu.metrics import Average
 
 from vsjax.errors import UserError
+from vsjax.runtime.description import Progress
 from vsjax.tasks.task import MetricSpec
 
 Averages = Mapping[str, Average]
@@ -76,8 +77,10 @@ def mean_of_steps(pending: Sequence[Mapping[str, jax.Array]], done: int, workdir
     return {name: float(np.mean([values[name] for values in steps])) for name in steps[0]}
 
 
-def is_better(score: float, best: float | None, spec: MetricSpec) -> bool:
-    """Whether a validation's score is better than the best one; NaN and infinity never are."""
-    if not math.isfinite(score):
-        return False
-    return best is None or (score > best if spec.maximise else score < best)
+def judge(progress: Progress, score: float, spec: MetricSpec, patience: int) -> tuple[Progress, bool]:
+    """The run's progress after a validation with this score, and whether it is the best so far; NaN and infinity never
+    are. With a patience above 0 the run is finished after so many validations without a better one."""
+    best = progress.best
+    is_best = math.isfinite(score) and (best is None or (score > best if spec.maximise else score < best))
+    stale = 0 if is_best else progress.stale + 1
+    return Progress(best=score if is_best else best, stale=stale, finished=0 < patience <= stale), is_best
