@@ -64,7 +64,7 @@ def evaluate(
 ) -> Evaluation:
     """Compare two plates and write the report; one channel of one position and time point is in memory at a time.
 
-    Interrupted, the same call continues with the pairs that are not measured yet.
+    Interrupted, the same call resumes with the pairs that are not measured yet.
 
     Args:
         prediction: plate that `vsjax.predict` or other software wrote.

@@ -49,9 +49,9 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m vsjax.predict",
         description="Predict every time point of every position of an OME-Zarr plate or image. Interrupted, the same "
-        "command continues; positions that are finished are not computed again.",
+        "command resumes; positions that are finished are not computed again.",
     )
-    parser.add_argument("--checkpoint", required=True, help="folder of a training run")
+    parser.add_argument("--checkpoint", required=True, help="folder of a run or of converted weights")
     parser.add_argument("--input", required=True, help="OME-Zarr plate or image: a path, gs://, s3:// or http://")
     parser.add_argument("--output", required=True, help="OME-Zarr plate or image to write")
     parser.add_argument("--which", choices=["best", "last"], help="checkpoint of the run (best where there is one)")
@@ -77,7 +77,9 @@ def _parser() -> argparse.ArgumentParser:
         help="devices that share a field of view and stain it as one image (one, or all where it does not fit one)",
     )
     parser.add_argument("--z-step", type=int, default=1, help="slices from one z window to the next (%(default)s)")
-    parser.add_argument("--batch-size", type=int, metavar="N", help="z windows per call of the network")
+    parser.add_argument(
+        "--batch-size", type=int, metavar="N", help="windows, of z and of tiles, per call of the network"
+    )
     parser.add_argument(
         "--draws",
         type=int,

@@ -89,7 +89,7 @@ class Job:
         where = f"{self.prediction.url}: channel {self.prediction_channel!r}, time point {self.time}"
         if bad == prediction.size:
             raise UserError(f"{where} holds no finite pixel: the prediction of position {self.prediction.name!r} is "
-                            "unfinished; run the same `python -m vsjax.predict` again, it continues")  # fmt: skip
+                            "unfinished; run the same `python -m vsjax.predict` again, it resumes")  # fmt: skip
         raise UserError(f"{where} has {bad} non-finite pixels of {prediction.size}; predict position "
                         f"{self.prediction.name!r} again or leave it out with --positions")  # fmt: skip
 
@@ -132,7 +132,7 @@ def pair_plates(
 
 def _check_finished(plate: Plate, position: Position) -> None:
     """UserError where `vsjax.predict` has not got to this position, or was interrupted within it."""
-    remedy = "run the same `python -m vsjax.predict` again, it continues, or choose others with --positions"
+    remedy = "run the same `python -m vsjax.predict` again, it resumes, or choose others with --positions"
     try:
         _ = position.attributes
     except UserError as error:  # it is listed, but not there

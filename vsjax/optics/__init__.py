@@ -1,2 +1,2 @@
-"""Image formation: specimens, the microscopes that look at them, and the inverse problems. Arrays in, arrays out.
-`vsjax/__init__.py` says what it may import."""
+"""Image formation: specimens, and the microscopes that look at them. Arrays in, arrays out. `vsjax/__init__.py` says
+what it may import."""
