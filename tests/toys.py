@@ -54,7 +54,7 @@ class TwoNetworks:
     """A generator against a critic that tells its stains from real ones (LSGAN)."""
 
     Settings = CriticSettings
-    predicted = staticmethod(RegressionTask.predicted)
+    decided = staticmethod(RegressionTask.decided)
     family_of = staticmethod(RegressionTask.family_of)
     model: Network
     critic: Network
@@ -137,7 +137,7 @@ class Drawn(ForwardPass):
     def predict(self, variables, window, context):
         def step(x, number):
             noise = context.fold(number).normal(x.shape)
-            return self.network.apply(variables, x) + context.sampler.strength * noise, None
+            return self.network.apply(variables, x) + self.sampler.strength * noise, None
 
         return jax.lax.scan(step, window, jnp.arange(self.sampler.steps))[0]
 

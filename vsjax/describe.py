@@ -37,11 +37,10 @@ def describe(config: ConfigDict) -> None:
         print("\n".join(summary.lines()))
     state = jax.eval_shape(task.init, jax.random.key(0), abstract_batch(config))
     samples = config.data.batch_size // config.train.accumulate
-    params = total_bytes(state.variables["params"])
     rows = {
-        "parameters": total_bytes((state.variables, state.average)),
+        "parameters": total_bytes((state.variables, state.average, state.auxiliary)),
         "optimiser": total_bytes(state.optimizer),
-        "gradients": params,
+        "gradients": 4 * sum(sum(summary.parameters.values()) for summary in summaries),
         f"kept for the gradient of {samples} samples": samples * sum(summary.kept for summary in summaries),
     }
     for name, size in rows.items():

@@ -76,14 +76,15 @@ def train(config: ConfigDict, workdir: str | Path) -> dict[str, float]:
         config = resolve(config, data.steps_per_epoch())
         task = make_task(config, image_sharding(mesh))
         judged_by = find_metric(task.metrics, config.train.best, config.task.name)
-        describe = partial(describe_run, config, data)
-        first_batch = put_batch(mesh, next(data.training(0)), batch_size)
+        description = describe_run(config, data)
+        first_batch = put_batch(mesh, data.first_batch(), batch_size)
 
         # --- State: restored from the newest checkpoint, or made, with another run's weights where the config says so
         init = partial(task.init, named_key(config.seed, "init"))
         abstract = jax.eval_shape(init, first_batch)
         shardings = state_shardings(mesh, abstract)
         initial = None if can_resume(workdir) else read_initial(config.init, abstract.variables, task.model.parts)
+        preemption = resources.enter_context(Preemption())  # heeded until the last checkpoint is on disk
         store = resources.enter_context(closing(CheckpointStore(workdir)))
         first_step, progress = store.latest_step() or 0, Progress()
         if first_step:
@@ -124,7 +125,6 @@ def train(config: ConfigDict, workdir: str | Path) -> dict[str, float]:
             return {name: image[0] for name, image in images.items()}
 
         # --- Loop
-        preemption = resources.enter_context(Preemption())
         fake_devices = jax.default_backend() == "cpu" and jax.local_device_count() > 1
         ahead = 0 if fake_devices else STEPS_AHEAD  # two steps at once can block these
         done = first_step
@@ -173,11 +173,12 @@ def train(config: ConfigDict, workdir: str | Path) -> dict[str, float]:
                 progress = progress.model_copy(update={"finished": True})
 
             # --- Save
+            description = description.at(done, progress)
             if is_best:
-                store.save_best(state, describe(done, progress))
+                store.save_best(state, description)
             if save or progress.finished:
                 writer.flush()
-                store.save_last(state, describe(done, progress))
+                store.save_last(state, description)
             if stop and not progress.finished:
                 raise Preempted(f"{workdir}: told to stop after step {done}; saved, the same command resumes there")
         if done < config.train.steps:

@@ -58,6 +58,14 @@ def test_a_large_field_in_tiles_and_windows_is_the_whole(run, stack):
     assert np.abs(predict(run, stack, z_step=3) - whole).max() > 0.1  # other windows are averaged: the test can fail
 
 
+def test_what_the_sampler_does_decides_how_far_it_looks(run, stack):
+    """Eight steps look eight pixels far: tiles get wider margins, and still give the whole."""
+    longer = change_sampler(load(run).sampler, {"steps": 8})
+    whole = predict(run, stack, sampler=longer)
+    assert np.abs(whole - predict(run, stack)).max() > 0.1
+    np.testing.assert_allclose(predict(run, stack, sampler=longer, tile=(40, 40)), whole, atol=5e-6)
+
+
 def test_rotated_windows_see_the_same_noise(run, stack):
     whole = predict(run, stack, tta="mean")
     np.testing.assert_allclose(predict(run, stack, tta="mean", tile=(32, 40)), whole, atol=2e-6)

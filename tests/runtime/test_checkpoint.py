@@ -24,7 +24,7 @@ def make_state(seed, shape=(3, 2), average=True):
     optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(1e-3))
     _, opt_state = optimizer.update(params, optimizer.init(params), params)
     variables = {"params": params, "batch_stats": {"mean": jnp.ones(2) * seed}}
-    average = jax.tree.map(jnp.square, params) if average else {}
+    average = {"params": jax.tree.map(jnp.square, params)} if average else {}
     return TrainState(jnp.int32(1), variables, average, opt_state, auxiliary={"discriminator": {"kernel": params["a"]}})
 
 
@@ -69,9 +69,9 @@ def test_prediction_gets_the_average(tmp_path, caplog):
     store.close()
     caplog.clear()
     last, best = load_checkpoint(tmp_path, "last"), load_checkpoint(tmp_path)
-    assert_equal(last.variables["params"], state.average)
+    assert_equal(last.variables["params"], state.average["params"])
     assert_equal(last.variables["batch_stats"], state.variables["batch_stats"])
-    assert_equal(best.variables["params"], make_state(2).average)
+    assert_equal(best.variables["params"], make_state(2).average["params"])
     assert best.description == describe(10)
     assert best.description.channels_of("source") == ("BF",)
     assert not (tmp_path / "checkpoints" / "best" / "10" / "auxiliary").exists()

@@ -67,7 +67,7 @@ def test_step_is_gradient_descent_on_the_loss():
     assert after.variables["batch_stats"]["calls"] == 1
     # The first average remembers a tenth of the start: min(0.9, (1 + 0) / (10 + 0)).
     average = 0.1 * kernel[:, 0] + 0.9 * moved
-    np.testing.assert_allclose(after.average["Dense_0"]["kernel"][:, 0], average, rtol=1e-5)
+    np.testing.assert_allclose(after.average["params"]["Dense_0"]["kernel"][:, 0], average, rtol=1e-5)
 
 
 def test_training_finds_the_mapping_and_validation_says_so():

@@ -44,7 +44,7 @@ def init_config(checkpoint, **changes):
 
 def begin(checkpoint, variables, average=False, **changes):
     variables = jax.tree.map(jnp.asarray, variables)
-    state = TrainState(jnp.int32(0), variables, variables["params"] if average else {}, ())
+    state = TrainState(jnp.int32(0), variables, {"params": variables["params"]} if average else {}, ())
     transfer = read_initial(init_config(checkpoint, **changes), variables, PARTS)
     return apply_initial(transfer, state), transfer.misfits
 
@@ -72,7 +72,7 @@ def test_the_chosen_parts_are_taken_and_no_others(checkpoint, load, expected):
 
 def test_the_moving_average_begins_there_too_in_memory_of_its_own(checkpoint):
     state, _ = begin(checkpoint, network(0.0), average=True)
-    assert float(state.average["stem"]["conv"]["bias"][0]) == 7
+    assert float(state.average["params"]["stem"]["conv"]["bias"][0]) == 7
     shared = zip(jax.tree.leaves(state.average), jax.tree.leaves(state.variables["params"]), strict=True)
     assert all(a.unsafe_buffer_pointer() != b.unsafe_buffer_pointer() for a, b in shared)  # or donation would fail
 

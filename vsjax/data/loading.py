@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
+import grain.python as grain
 from ml_collections import ConfigDict
 
 from vsjax.data.augmentation import AugmentConfig, oversized_patch
@@ -31,16 +32,22 @@ class ExperimentData:
     def training(self, step: int) -> Iterator[Batch]:
         """This process's rows of the global batches from `step` on."""
         data = self.config.data
-        batches = training_batches(
+        return iterate_from(self._batches(), step, threads=data.read_threads, prefetch=data.prefetch)
+
+    def first_batch(self) -> Batch:
+        """This process's rows of the batch at step 0."""
+        return self._batches()[0]
+
+    def _batches(self) -> grain.MapDataset:
+        return training_batches(
             self.training_fovs,
             self.sampler,
             self.training_reader,
-            batch_size=data.batch_size,
-            weights=data.weights,
+            batch_size=self.config.data.batch_size,
+            weights=self.config.data.weights,
             seed=self.config.seed,
             rows=self.rows,
         )
-        return iterate_from(batches, step, threads=data.read_threads, prefetch=data.prefetch)
 
     def validation(self) -> Iterator[Batch]:
         """This process's rows of the validation batches, always the same."""

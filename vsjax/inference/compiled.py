@@ -1,11 +1,11 @@
 """What predicts, as inference sees it: compiled once per shape, with an account of the memory that it needs."""
 
+import copy
 import hashlib
 import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,12 +31,10 @@ class Draw:
 
     Attributes:
         key: of the stack and the draw.
-        sampler: the family's own settings, None where it has none.
         space: devices that share Y.
     """
 
     key: jax.Array
-    sampler: Any = None
     space: int = 1
 
 
@@ -50,7 +48,6 @@ class CompiledFamily:
         in_channels: source channels.
         out_channels: target channels.
         divisor: what Y and X of the input must be multiples of.
-        receptive_radius: how far it looks from a pixel in Y and X; None if it sees everything.
         fingerprint: 16 hexadecimal digits that differ if any weight or setting of the model differs.
     """
 
@@ -67,16 +64,25 @@ class CompiledFamily:
         self.in_depth = int(self.family.in_stack_depth)
         self.in_channels = int(self.family.in_channels)
         self.divisor: tuple[int, int] = tuple(int(d) for d in self.family.divisor[1:])
-        self.receptive_radius: int | None = self.family.receptive_radius
         example = jax.ShapeDtypeStruct((1, self.in_depth, *self.divisor, self.in_channels), jnp.float32)
         expected = jax.eval_shape(self.family.init, jax.random.key(0), example)
         _check_variables(checkpoint, expected)
-        predict = partial(self._predict, sampler=self.family.sampler)
-        output = jax.eval_shape(predict, expected, example, *_places(1))
+        output = jax.eval_shape(self._predict, expected, example, *_places(1))
         self.out_depth, self.out_channels = int(output.shape[1]), int(output.shape[4])
         self.fingerprint = _fingerprint(checkpoint)
         self._variables = {1: jax.device_put(checkpoint.variables)}
-        self._programs: dict[tuple[Shape, int, Any, int], jax.stages.Compiled] = {}
+        self._programs: dict[tuple[Shape, int, int], jax.stages.Compiled] = {}
+
+    @property
+    def receptive_radius(self) -> int | None:
+        """How far it looks from a pixel in Y and X; None if it sees everything."""
+        return self.family.receptive_radius
+
+    def with_sampler(self, sampler: Any) -> "CompiledFamily":
+        """The same weights with other settings of the family."""
+        other = copy.copy(self)
+        other.family, other._programs = self.family.with_sampler(sampler), {}
+        return other
 
     def __call__(self, windows: np.ndarray | jax.Array, origins: np.ndarray, draw: Draw, turns: int = 0) -> jax.Array:
         """[B, in_depth, Y, X, C] float32 -> [B, out_depth, Y, X, C'] float32.
@@ -85,7 +91,7 @@ class CompiledFamily:
         `space * divisor`; the result lies on them likewise.
         """
         space = draw.space
-        program = self.program(windows.shape, space, draw.sampler, turns)
+        program = self.program(windows.shape, space, turns)
         origins = np.asarray(origins, np.int32)
         if space == 1:
             return program(self._variables[1], jnp.asarray(windows, jnp.float32), origins, draw.key)
@@ -93,14 +99,14 @@ class CompiledFamily:
         rest = jax.device_put((origins, draw.key), replicated(_space_mesh(space)))
         return program(self._variables[space], windows, *rest)
 
-    def fits(self, shape: Shape, space: int = 1, sampler: Any = None) -> tuple[bool, float]:
+    def fits(self, shape: Shape, space: int = 1) -> tuple[bool, float]:
         """Whether inputs of this shape, shared by `space` devices, fit the free memory of each, and what fraction of
         it they need.
 
         The compiler's own account is used, so nothing is computed; if they fit, the compiled program is kept.
         """
         try:
-            needed = _bytes_needed(self.program(shape, space, sampler))
+            needed = _bytes_needed(self.program(shape, space))
         except jax.errors.JaxRuntimeError as error:  # choosing convolution algorithms on a GPU needs memory too
             if "RESOURCE_EXHAUSTED" not in str(error):
                 raise
@@ -110,10 +116,10 @@ class CompiledFamily:
             self._programs = {key: kept for key, kept in self._programs.items() if key[:2] != (shape, space)}
         return fraction <= 1, fraction
 
-    def program(self, shape: Shape, space: int = 1, sampler: Any = None, turns: int = 0) -> jax.stages.Compiled:
+    def program(self, shape: Shape, space: int = 1, turns: int = 0) -> jax.stages.Compiled:
         """The program for inputs of this shape on `space` devices."""
         turns = turns if self.family.draws else 0  # without noise it is the same
-        key = shape, space, sampler, turns
+        key = shape, space, turns
         if key not in self._programs:
             windows = jax.ShapeDtypeStruct(shape, jnp.float32)
             if space == 1:
@@ -124,15 +130,15 @@ class CompiledFamily:
                     self._variables[space] = jax.device_put(self._variables[1], replicated(mesh))
                 images, whole = image_sharding(mesh), replicated(mesh)
                 shardings = {"in_shardings": (whole, images, whole, whole), "out_shardings": images}
-            jitted = jax.jit(self._predict, static_argnums=(4, 5), **shardings)
-            lowered = jitted.lower(self._variables[space], windows, *_places(shape[0]), sampler, turns)
+            jitted = jax.jit(self._predict, static_argnums=4, **shardings)
+            lowered = jitted.lower(self._variables[space], windows, *_places(shape[0]), turns)
             self._programs[key] = lowered.compile()
         return self._programs[key]
 
     def _predict(
-        self, variables: Any, windows: jax.Array, origins: jax.Array, key: jax.Array, sampler: Any, turns: int = 0
+        self, variables: Any, windows: jax.Array, origins: jax.Array, key: jax.Array, turns: int = 0
     ) -> jax.Array:
-        context = Context(key=key, origin=origins, sampler=sampler, turns=turns)
+        context = Context(key=key, origin=origins, turns=turns)
         return self.family.predict(variables, windows, context).astype(jnp.float32)
 
 

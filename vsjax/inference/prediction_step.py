@@ -53,22 +53,27 @@ class PredictionStep:
     def settings(self) -> dict[str, Any]:
         """The weights, the channels and how they are predicted."""
         weights = {"fingerprint": self._predictor.checkpoint["fingerprint"]}  # wherever they lie
-        return {"checkpoint": weights, "source_channels": self._channels, **self._settings.to_json()}
+        units = {name: affine.model_dump() for name, affine in self._normalization().items()}
+        in_units = {"normalization": units} if self._settings.units == "target" else {}
+        return {"checkpoint": weights, "source_channels": self._channels, **self._settings.to_json(), **in_units}
 
     @property
     def about(self) -> dict[str, Any]:
         """What the pixels mean."""
-        predictor = self._predictor
-        normalization = {}  # unknown for converted weights; evaluation then standardises
-        if predictor.target_location is not None:
-            numbers = zip(predictor.target_channels, predictor.target_location, predictor.target_scale, strict=True)
-            normalization = {name: Affine(location=float(at), scale=float(scale)) for name, at, scale in numbers}
         return PredictionRecord(
-            checkpoint=CheckpointRecord(**predictor.checkpoint),
+            checkpoint=CheckpointRecord(**self._predictor.checkpoint),
             source_channels=self._channels,
             units=self._settings.units,
-            normalization=normalization,
+            normalization=self._normalization(),
         ).about()
+
+    def _normalization(self) -> dict[str, Affine]:
+        """By target; unknown for converted weights, which evaluation then standardises."""
+        predictor = self._predictor
+        if predictor.target_location is None:
+            return {}
+        numbers = zip(predictor.target_channels, predictor.target_location, predictor.target_scale, strict=True)
+        return {name: Affine(location=float(at), scale=float(scale)) for name, at, scale in numbers}
 
     def derive(self, image: ImageInfo) -> Derived:
         """What predicting an image needs and gives.

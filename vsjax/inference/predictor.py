@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import numpy as np
@@ -72,6 +72,7 @@ class Predictor:
         self.in_depth = self.compiled.in_depth
         self.tta: Tta = description.config.get("predict", {}).get("tta", "none")
         self.sampler = self.compiled.family.sampler
+        self._with_other_samplers: dict[Any, CompiledFamily] = {}
         self.checkpoint = {
             "path": checkpoint.path,
             "step": description.step,
@@ -181,7 +182,7 @@ class Predictor:
                 on_progress(fraction / settings.draws)
 
         def draw(number: int) -> np.ndarray:
-            one = Draw(key=jax.random.fold_in(root, number), sampler=settings.sampler, space=settings.space)
+            one = Draw(key=jax.random.fold_in(root, number), space=settings.space)
             prediction = self._predict_draw(stack, location, scale, settings, one, progress)
             _check_finite(prediction, self.target_channels, "the prediction", "the checkpoint's training diverged")
             if settings.units == "target":
@@ -212,7 +213,7 @@ class Predictor:
         padding = Padding.to_divisor(stack.shape[1:3], self._divisor(settings.tta, settings.space))
         padded = padding.pad(stack)
         tiles = self._tiles(padded.shape[1:3], settings)
-        apply = with_rotations(partial(self._apply, draw), settings.tta)
+        apply = with_rotations(partial(self._apply, settings, draw), settings.tta)
         together, windows = windows_per_call(plan, len(tiles), settings.batch_size)
         total = len(plan.starts) * math.ceil(len(tiles) / together) * together
 
@@ -224,11 +225,27 @@ class Predictor:
 
         return padding.crop(predict_tiles(predict, padded, tiles, together))
 
-    def _apply(self, draw: Draw, windows: np.ndarray | jax.Array, origins: np.ndarray, turns: int) -> jax.Array:
-        return self.compiled(windows, origins, draw, turns)
+    def _apply(
+        self,
+        settings: PredictionSettings,
+        draw: Draw,
+        windows: np.ndarray | jax.Array,
+        origins: np.ndarray,
+        turns: int,
+    ) -> jax.Array:
+        return self._compiled(settings)(windows, origins, draw, turns)
+
+    def _compiled(self, settings: PredictionSettings) -> CompiledFamily:
+        """What predicts with the settings' sampler; each is compiled once."""
+        sampler = settings.sampler
+        if sampler in (None, self.sampler):
+            return self.compiled
+        if sampler not in self._with_other_samplers:
+            self._with_other_samplers[sampler] = self.compiled.with_sampler(sampler)
+        return self._with_other_samplers[sampler]
 
     def _tiles(self, plane: tuple[int, int], settings: PredictionSettings) -> list[Tile]:
-        margin, ramp = choose_margin(settings.margin, self.compiled.receptive_radius, settings.tile)
+        margin, ramp = choose_margin(settings.margin, self._compiled(settings).receptive_radius, settings.tile)
         return plan_tiles(plane, settings.tile, self.compiled.divisor, margin, ramp)
 
     def complete(self, settings: PredictionSettings) -> PredictionSettings:
@@ -253,19 +270,19 @@ class Predictor:
             if settings.tile and len(choices) == 1:
                 return replace(chosen, batch_size=batch_size)
             size = (batch_size, self.in_depth, *tile, len(self.source_channels))
-            fits, fraction = self.compiled.fits(size, space, settings.sampler)
+            fits, fraction = self._compiled(settings).fits(size, space)
             if fits:
                 return replace(chosen, batch_size=batch_size)
         if settings.tile is None:
-            tile = self._largest_tile(plane, divisor, fraction, settings.margin)
+            tile = self._largest_tile(plane, divisor, fraction, settings)
         return replace(settings, tile=tile, batch_size=batch_size, space=space)
 
     def _largest_tile(
-        self, plane: tuple[int, int], divisor: tuple[int, int], fraction: float, margin: int | None
+        self, plane: tuple[int, int], divisor: tuple[int, int], fraction: float, settings: PredictionSettings
     ) -> tuple[int, int]:
         """The tile of a plane that needs `fraction` times the free memory."""
         side = math.sqrt(plane[0] * plane[1] / fraction)
-        margin = margin or self.compiled.receptive_radius or 0
+        margin = settings.margin or self._compiled(settings).receptive_radius or 0
         smallest = [
             math.ceil((2 * max(margin, n) + n) / d) * d for n, d in zip(self.compiled.divisor, divisor, strict=True)
         ]

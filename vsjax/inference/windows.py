@@ -4,6 +4,7 @@ Overlapping predictions are averaged by the true number of predictions that a sl
 a constant gives exactly this constant, whatever the step.
 """
 
+import math
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -80,9 +81,10 @@ def plan_windows(depth: int, in_depth: int, out_depth: int, step: int = 1) -> Wi
 
 def windows_per_call(plan: WindowPlan, tiles: int, batch_size: int) -> tuple[int, int]:
     """How many tiles and how many z windows of each go into one call of the network, at most `batch_size` windows: z
-    windows of one tile first, several tiles where a tile has few."""
+    windows of one tile first, several tiles where a tile has few, as few calls as possible of equal size."""
     windows = min(len(plan.starts), batch_size)
-    return max(1, min(tiles, batch_size // windows)), windows
+    calls = math.ceil(tiles / max(1, batch_size // windows))
+    return math.ceil(tiles / calls), windows
 
 
 def predict_windows(

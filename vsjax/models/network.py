@@ -4,6 +4,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Self
 
 import flax.linen as nn
+import jax
+import jax.numpy as jnp
 
 Interval = tuple[int, int]  # the first and the last pixel
 
@@ -50,6 +52,10 @@ class Network(nn.Module):
     @property
     def stages(self) -> tuple[str, ...]:
         raise NotImplementedError
+
+    def example(self, plane: tuple[int, int]) -> tuple[jax.ShapeDtypeStruct, ...]:
+        """What it is called with for one sample of so many pixels; networks that take more than a volume say so."""
+        return (jax.ShapeDtypeStruct((1, self.in_stack_depth, *plane, self.in_channels), jnp.float32),)
 
     def with_plain_convolutions(self) -> Self:
         """The same network with every convolution written as one, for counting its products."""

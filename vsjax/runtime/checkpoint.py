@@ -18,6 +18,7 @@ from jax.sharding import SingleDeviceSharding
 from vsjax.disk import writing
 from vsjax.errors import UserError
 from vsjax.runtime.description import Description, read_description
+from vsjax.tasks.state import with_average
 
 KINDS = ("best", "last")
 _TREES = ("variables", "average", "optimizer", "auxiliary")
@@ -148,7 +149,7 @@ def _load_step(folder: Path) -> Checkpoint:
     description = describe_checkpoint(folder)
     variables = _read_item(folder, "variables")
     if (folder / "average").is_dir():
-        variables = {**variables, "params": _read_item(folder, "average")}
+        variables = with_average(variables, _read_item(folder, "average"))
     return Checkpoint(description, variables, str(folder))
 
 

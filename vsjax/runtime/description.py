@@ -65,6 +65,10 @@ class Description(_Document):
         """Names; none where there is no such role."""
         return self.channels[role].channels if role in self.channels else ()
 
+    def at(self, step: int, progress: Progress) -> "Description":
+        """The same after `step` updates."""
+        return self.model_copy(update={"step": step, "progress": progress})
+
     def to_json(self) -> dict[str, Any]:
         """As it is stored."""
         return self.model_dump(mode="json")

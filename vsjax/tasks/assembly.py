@@ -33,6 +33,13 @@ def descent_parts(config: ConfigDict, images: NamedSharding | None) -> dict[str,
     }
 
 
+def sizes(config: ConfigDict, out_channels: int) -> dict[str, int]:
+    """Channels and depths of a network that sees the source's patch and predicts as many slices."""
+    depth = config.data.patch[0]
+    channels = {"in_channels": len(config.roles.source.channels), "out_channels": out_channels}
+    return {**channels, "in_stack_depth": depth, "out_stack_depth": depth}
+
+
 def make_inputs(config: ConfigDict, model: Network, images: NamedSharding | None) -> Inputs:
     """How batches become the inputs of a network; UserError where a patch does not suit it."""
     patch = tuple(config.data.patch)

@@ -1,6 +1,4 @@
-"""What a prediction may know beside its window: where the window lies, what to draw, and the family's own settings."""
-
-from typing import Any
+"""What a prediction may know beside its window: where the window lies, and what to draw."""
 
 import jax
 import jax.numpy as jnp
@@ -16,13 +14,11 @@ class Context:
     Attributes:
         key: random key of the stack (of its position and time point) and of the draw.
         origin: `[B, 3]` int32, the voxel (z, y, x) of the stack where each window begins; negative in what was padded.
-        sampler: the family's own settings, a frozen dataclass; None for families without.
         turns: quarter turns by which the windows were rotated in the plane, for test-time augmentation.
     """
 
     key: jax.Array
     origin: jax.Array
-    sampler: Any = struct.field(pytree_node=False, default=None)
     turns: int = struct.field(pytree_node=False, default=0)
 
     def fold(self, data: int | jax.Array) -> "Context":
@@ -42,6 +38,11 @@ class Context:
         origin = self.origin + jnp.array([first_slice, 0, 0])
         noise = jax.vmap(lambda start: _voxel_normal(self.key, start, (depth, *plane, channels)))(origin)
         return jnp.rot90(noise, self.turns, (-3, -2))
+
+
+def apart(samples: int) -> jax.Array:
+    """Origins `[B, 3]` of windows that are of different stacks: so far apart that no two have a voxel in common."""
+    return jnp.arange(samples)[:, None] * jnp.array([1 << 16, 0, 0])
 
 
 def _voxel_normal(key: jax.Array, start: jax.Array, shape: tuple[int, int, int, int]) -> jax.Array:

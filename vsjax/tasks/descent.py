@@ -10,7 +10,7 @@ import optax
 from jax.sharding import NamedSharding, PartitionSpec
 
 from vsjax.models.network import Network
-from vsjax.tasks.context import Context
+from vsjax.tasks.context import Context, apart
 from vsjax.tasks.family import ForwardPass
 from vsjax.tasks.inputs import Inputs
 from vsjax.tasks.parts import is_in
@@ -54,7 +54,7 @@ class DescentTask:
         source = self.inputs.training(key, batch)["source"]
         variables = self.model.init(key, source[:1], train=False)
         params = variables["params"]
-        average = params if self.average_decay else {}
+        average = {"params": params} if self.average_decay else {}
         return TrainState(jnp.zeros((), jnp.int32), dict(variables), average, self.optimizer.init(params))
 
     def descend(
@@ -104,7 +104,7 @@ class DescentTask:
         average = state.average
         if self.average_decay:
             rate = jnp.minimum(self.average_decay, (1.0 + state.step) / (10.0 + state.step))
-            average = jax.tree.map(lambda old, new: rate * old + (1.0 - rate) * new, average, params)
+            average = jax.tree.map(lambda old, new: rate * old + (1.0 - rate) * new, average, {"params": params})
         state = state.replace(
             step=state.step + 1, variables={"params": params, **others}, average=average, optimizer=optimizer
         )
@@ -112,7 +112,7 @@ class DescentTask:
 
     def predict(self, state: TrainState, source: jax.Array, key: jax.Array) -> jax.Array:
         """What inference would give for normalised sources `[B, Z, Y, X, C]`: `[B, Z', Y, X, C']`."""
-        context = Context(key=key, origin=jnp.zeros((source.shape[0], 3), jnp.int32), sampler=self.family.sampler)
+        context = Context(key=key, origin=apart(source.shape[0]))
         return self.family.predict(state.for_prediction(), source, context)
 
     def _parts(self, batch: Any) -> Any:

@@ -1,14 +1,15 @@
 """What inference asks of a family of models: a pure function from a window to a prediction, and what it can see."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
 
+from vsjax.errors import UserError
 from vsjax.models.network import Network
-from vsjax.tasks.context import Context
+from vsjax.tasks.context import Context, apart
 
 
 class Family(Protocol):
@@ -16,19 +17,24 @@ class Family(Protocol):
 
     Attributes:
         in_channels, in_stack_depth: of the windows that it sees.
+        out_channels: that it predicts.
         divisor: what (Z, Y, X) of a window must be multiples of.
         receptive_radius: how far it looks from a pixel in Y and X; None if it sees the whole window.
         draws: whether two keys give two predictions.
-        sampler: its own settings with their defaults, a frozen dataclass; None if it has none. They decide whether an
-            interrupted prediction may be resumed.
+        sampler: its own settings, a frozen dataclass; None if it has none. They decide whether an interrupted
+            prediction may be resumed.
     """
 
     in_channels: int
+    out_channels: int
     in_stack_depth: int
     divisor: tuple[int, int, int]
     receptive_radius: int | None
     draws: bool
     sampler: Any
+
+    def with_sampler(self, sampler: Any) -> "Family":
+        """The same with other settings; what it sees may depend on them."""
 
     def init(self, key: jax.Array, window: jax.Array) -> Any:
         """Random variables of all its networks, in the structure that `predict` takes."""
@@ -44,12 +50,17 @@ class ForwardPass:
 
     network: Network
     draws: bool = False
-    sampler: None = None
+    sampler: Any = None
 
     @property
     def in_channels(self) -> int:
         """The network's."""
         return self.network.in_channels
+
+    @property
+    def out_channels(self) -> int:
+        """The network's."""
+        return self.network.out_channels
 
     @property
     def in_stack_depth(self) -> int:
@@ -65,6 +76,10 @@ class ForwardPass:
     def receptive_radius(self) -> int | None:
         """The network's."""
         return self.network.receptive_radius
+
+    def with_sampler(self, sampler: Any) -> "ForwardPass":
+        """The same with other settings."""
+        return replace(self, sampler=sampler)
 
     def init(self, key: jax.Array, window: jax.Array) -> Any:
         """The network's variables."""
@@ -83,10 +98,25 @@ class Chain:
     first: Family
     second: Family
 
+    def __post_init__(self) -> None:
+        """UserError where the second stage does not fit on the first."""
+        seen = (self.first.in_stack_depth, self.first.in_channels + self.first.out_channels)
+        wanted = (self.second.in_stack_depth, self.second.in_channels)
+        if seen != wanted:
+            raise UserError(
+                f"config.model: takes {wanted[0]} slices of {wanted[1]} channels, but the stage before (config.first) "
+                f"leaves {seen[0]} of {seen[1]}, its source and its stains; take stages that fit"
+            )
+
     @property
     def in_channels(self) -> int:
         """Of the first stage, which sees the source alone."""
         return self.first.in_channels
+
+    @property
+    def out_channels(self) -> int:
+        """Of the second stage."""
+        return self.second.out_channels
 
     @property
     def in_stack_depth(self) -> int:
@@ -111,25 +141,24 @@ class Chain:
 
     @property
     def sampler(self) -> Any:
-        """The settings of the stage that has some, the second's where both have."""
+        """The second stage's settings, where it has none the first's."""
         return self.second.sampler or self.first.sampler
+
+    def with_sampler(self, sampler: Any) -> "Chain":
+        """The same with other settings of the stage that `sampler` is of."""
+        stage = "second" if self.second.sampler else "first"
+        return replace(self, **{stage: getattr(self, stage).with_sampler(sampler)})
 
     def init(self, key: jax.Array, window: jax.Array) -> Any:
         """The variables of both stages."""
         first = self.first.init(jax.random.fold_in(key, 0), window)
-        context = Context(key=key, origin=jnp.zeros((window.shape[0], 3), jnp.int32), sampler=self.first.sampler)
-        joined = self._joined(window, self.first.predict(first, window, context))
+        joined = self._joined(window, self.first.predict(first, window, Context(key=key, origin=apart(len(window)))))
         return {"first": first, "second": self.second.init(jax.random.fold_in(key, 1), joined)}
 
     def predict(self, variables: Any, window: jax.Array, context: Context) -> jax.Array:
         """Both stages in one go, each with noise of its own."""
-        stages = (self.first, self.second)
-        contexts = [
-            context.fold(number).replace(sampler=context.sampler if stage.sampler == self.sampler else stage.sampler)
-            for number, stage in enumerate(stages)
-        ]
-        joined = self._joined(window, self.first.predict(variables["first"], window, contexts[0]))
-        return self.second.predict(variables["second"], joined, contexts[1])
+        joined = self._joined(window, self.first.predict(variables["first"], window, context.fold(0)))
+        return self.second.predict(variables["second"], joined, context.fold(1))
 
     def _joined(self, window: jax.Array, prediction: jax.Array) -> jax.Array:
         missing = window.shape[1] - prediction.shape[1]

@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 from vsjax.errors import UserError
 from vsjax.losses import masked_mse
 from vsjax.models.fcmae import enlarge_mask, random_mask
-from vsjax.tasks.assembly import descent_parts
+from vsjax.tasks.assembly import descent_parts, sizes
 from vsjax.tasks.descent import DescentTask
 from vsjax.tasks.family import Family
 from vsjax.tasks.settings import settings_of
@@ -42,9 +42,9 @@ class MaskedPretrainingTask(DescentTask):
     mask_ratio: float = 0.5
 
     @staticmethod
-    def predicted(config: ConfigDict) -> tuple[str, ...]:
-        """The source's channels."""
-        return tuple(config.roles.source.channels)
+    def decided(config: ConfigDict) -> dict[str, Any]:
+        """It restores the source's channels."""
+        return sizes(config, out_channels=len(config.roles.source.channels))
 
     @classmethod
     def make(cls, config: ConfigDict, images: NamedSharding | None) -> "MaskedPretrainingTask":

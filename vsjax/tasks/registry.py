@@ -1,6 +1,6 @@
 """The families by name; how a config is completed, and made into a task or into what predicts."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from jax.sharding import NamedSharding
@@ -64,19 +64,14 @@ def find_metric(metrics: Mapping[str, MetricSpec], name: str, task: str) -> Metr
 
 def resolve(config: ConfigDict, steps_per_epoch: int | None = None) -> ConfigDict:
     """A copy of the config with what follows from other fields and from the data filled in: the model's channels and
-    depths and, where the length of an epoch is known, `train.steps` and `optim.warmup_steps`.
+    depths and, where the length of an epoch is known, `train.steps` and the optimisers' `warmup_steps`.
 
     Raises:
         UserError: the model's depth is not that of the patch.
     """
     config = ConfigDict(config.copy_and_resolve_references().to_dict())
     depth = config.data.patch[0]
-    decided = {
-        "in_channels": len(config.roles.source.channels),
-        "out_channels": len(find_task(config.task.name).predicted(config)),
-        "in_stack_depth": depth,
-        "out_stack_depth": depth,
-    }
+    decided = find_task(config.task.name).decided(config)
     known = model_settings(config.model.name)
     config.model = ConfigDict(
         {
@@ -91,5 +86,15 @@ def resolve(config: ConfigDict, steps_per_epoch: int | None = None) -> ConfigDic
         )
     if config.train.epochs and steps_per_epoch:
         config.train.steps = config.train.epochs * steps_per_epoch
-        config.optim.warmup_steps = config.optim.warmup_epochs * steps_per_epoch
+        for section in _sections(config):
+            if "warmup_epochs" in section:
+                section.warmup_steps = section.warmup_epochs * steps_per_epoch
     return config
+
+
+def _sections(config: ConfigDict) -> Iterator[ConfigDict]:
+    """Every section, those within others too: a task with several networks has several optimisers."""
+    for value in config.values():
+        if isinstance(value, ConfigDict):
+            yield value
+            yield from _sections(value)

@@ -13,7 +13,7 @@ from vsjax import metrics
 from vsjax.errors import UserError
 from vsjax.losses import check_scales, mixed_loss, ms_ssim_ranges
 from vsjax.models.registry import network_of
-from vsjax.tasks.assembly import descent_parts
+from vsjax.tasks.assembly import descent_parts, sizes
 from vsjax.tasks.descent import DescentTask
 from vsjax.tasks.family import ForwardPass
 from vsjax.tasks.settings import settings_of
@@ -52,13 +52,13 @@ class RegressionTask(DescentTask):
     channels: tuple[str, ...]
 
     @staticmethod
-    def predicted(config: ConfigDict) -> tuple[str, ...]:
-        """The target's channels."""
+    def decided(config: ConfigDict) -> dict[str, Any]:
+        """It predicts the target's channels."""
         if "target" not in config.roles or not config.roles.target.channels:
             raise UserError(
                 'config.roles.target.channels is empty; name the stains, or set config.task.name="masked_pretraining"'
             )
-        return tuple(config.roles.target.channels)
+        return sizes(config, out_channels=len(config.roles.target.channels))
 
     @classmethod
     def make(cls, config: ConfigDict, images: NamedSharding | None) -> "RegressionTask":
@@ -66,7 +66,7 @@ class RegressionTask(DescentTask):
         loss = settings_of(RegressionSettings, "config.task", config.task).loss
         if loss.ms_dssim:
             check_scales(tuple(config.data.patch)[1:], loss.scales)
-        return cls(**descent_parts(config, images), loss=loss, channels=cls.predicted(config))
+        return cls(**descent_parts(config, images), loss=loss, channels=tuple(config.roles.target.channels))
 
     @staticmethod
     def family_of(config: Mapping[str, Any]) -> ForwardPass:

@@ -1,5 +1,6 @@
 """What a training step reads and returns."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -13,7 +14,8 @@ class TrainState:
     Attributes:
         step: number of updates done, int32.
         variables: of what predicts: `{"params": ...}` and the modules' other collections, such as `batch_stats`.
-        average: exponential moving average of the parameters; `{}` where the run keeps none.
+        average: exponential moving average of some of them, under the same paths, such as `{"params": ...}`; `{}` where
+            the run keeps none.
         optimizer: the optimisers' states, a pytree of the task's choosing.
         auxiliary: what only a restart needs beside the optimisers, such as a discriminator's variables.
     """
@@ -25,5 +27,12 @@ class TrainState:
     auxiliary: Any = struct.field(default_factory=dict)
 
     def for_prediction(self) -> dict[str, Any]:
-        """The variables with the averaged parameters where there are any."""
-        return {**self.variables, "params": self.average} if self.average else self.variables
+        """The variables with the averaged ones in their places."""
+        return with_average(self.variables, self.average)
+
+
+def with_average(variables: Any, average: Any) -> Any:
+    """The tree `variables` with what `average` holds under the same paths in its place."""
+    if not isinstance(average, Mapping):
+        return average
+    return {**variables, **{name: with_average(variables[name], value) for name, value in average.items()}}

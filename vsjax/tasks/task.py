@@ -72,8 +72,9 @@ class TaskKind(Protocol):
 
     Settings: type
 
-    def predicted(self, config: ConfigDict) -> tuple[str, ...]:
-        """Names of the channels that `config.model` gives."""
+    def decided(self, config: ConfigDict) -> dict[str, Any]:
+        """The fields of `config.model` that follow from the others, channels and depths. Those that the network does
+        not have are left out, those that the user gives stay; UserError where a role is missing."""
 
     def make(self, config: ConfigDict, images: NamedSharding | None) -> Task:
         """The task of a config that `registry.resolve` completed; UserError where its fields do not fit together."""

@@ -82,8 +82,15 @@ def apply_initial(transfer: Transfer, state: TrainState) -> TrainState:
     for misfit in transfer.misfits:
         LOG.warning("%s", misfit)
     variables = flax.traverse_util.unflatten_dict(flat)
-    average = jax.tree.map(lambda value: value.copy(), variables["params"]) if state.average else {}
+    average = jax.tree.map(lambda value: value.copy(), _places_of(state.average, variables))
     return state.replace(variables=variables, average=average)
+
+
+def _places_of(average: Any, variables: Any) -> Any:
+    """What `variables` holds under the paths of `average`."""
+    flat = flax.traverse_util.flatten_dict(variables)
+    paths = flax.traverse_util.flatten_dict(average)
+    return flax.traverse_util.unflatten_dict({path: flat[path] for path in paths})
 
 
 def _flat(variables: Any) -> dict[Path, Any]:

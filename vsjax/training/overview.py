@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from clu import parameter_overview
 from ml_collections import ConfigDict
 
@@ -18,7 +17,7 @@ from vsjax.data.loading import ExperimentData
 from vsjax.data.roles import ChannelRole, make_roles
 from vsjax.models.network import Network
 from vsjax.runtime.cost import multiply_adds
-from vsjax.runtime.description import ChannelDescription, Description, Progress
+from vsjax.runtime.description import ChannelDescription, Description
 from vsjax.runtime.mesh import bytes_per_device
 from vsjax.tasks.state import TrainState
 from vsjax.tasks.task import Task
@@ -26,11 +25,14 @@ from vsjax.tasks.task import Task
 LOG = logging.getLogger(__name__)
 
 
-def describe_run(config: ConfigDict, data: ExperimentData, step: int, progress: Progress) -> Description:
-    """What a checkpoint says of the run after `step` updates."""
+def describe_run(config: ConfigDict, data: ExperimentData) -> Description:
+    """What a run's checkpoints say of it.
+
+    Raises:
+        UserError: the plate has no statistics of the dataset.
+    """
     roles = {name: role for name, role in data.roles.items() if isinstance(role, ChannelRole)}
     return Description(
-        step=step,
         config=config.to_dict(),
         channels={
             name: ChannelDescription(channels=role.channels, normalization=role.normalization)
@@ -38,7 +40,6 @@ def describe_run(config: ConfigDict, data: ExperimentData, step: int, progress: 
         },
         pixel_size_um=data.pixel_size_um(),
         statistics=data.statistics(),
-        progress=progress,
     )
 
 
@@ -79,9 +80,8 @@ def summarise(task: Task) -> tuple[NetworkSummary, ...]:
 
 def _summarise(name: str, network: Network, plane: tuple[int, int]) -> NetworkSummary:
     network = network.with_plain_convolutions()  # products that are written as shifted sums would not be seen
-    shape = (network.in_stack_depth, *plane, network.in_channels)
-    one = jax.ShapeDtypeStruct((1, *shape), jnp.float32)
-    variables = jax.eval_shape(partial(network.init, train=False), jax.random.key(0), one)
+    one = network.example(plane)
+    variables = jax.eval_shape(partial(network.init, train=False), jax.random.key(0), *one)
     params = variables["params"]
     parts = {
         part: sum(leaf.size for module in modules for leaf in jax.tree.leaves(params.get(module, {})))
@@ -90,28 +90,28 @@ def _summarise(name: str, network: Network, plane: tuple[int, int]) -> NetworkSu
     return NetworkSummary(
         name=f"{name} {type(network).__name__}",
         parameters=parts,
-        shape=shape,
-        multiply_adds=multiply_adds(partial(network.apply, train=False), variables, one),
+        shape=one[0].shape[1:],
+        multiply_adds=multiply_adds(partial(network.apply, train=False), variables, *one),
         kept=_kept_bytes(network, variables, one),
         table=parameter_overview.get_parameter_overview(params, include_stats=False),
     )
 
 
-def _kept_bytes(network: Network, variables: Any, source: jax.ShapeDtypeStruct) -> int:
+def _kept_bytes(network: Network, variables: Any, one: tuple[jax.ShapeDtypeStruct, ...]) -> int:
     """Bytes of what the forward pass keeps for the gradient, the parameters apart; the compiler may keep less, and
     needs room to work besides."""
 
-    def pullback(variables: Any, source: jax.Array) -> Any:
+    def pullback(variables: Any, *one: jax.Array) -> Any:
         others = {name: value for name, value in variables.items() if name != "params"}
 
         def apply(params: Any) -> jax.Array:
             rngs = {"dropout": jax.random.key(0)}
-            x, _ = network.apply({"params": params, **others}, source, train=True, rngs=rngs, mutable=list(others))
+            x, _ = network.apply({"params": params, **others}, *one, train=True, rngs=rngs, mutable=list(others))
             return x
 
         return jax.vjp(apply, variables["params"])[1]
 
-    return max(0, total_bytes(jax.eval_shape(pullback, variables, source)) - total_bytes(variables["params"]))
+    return max(0, total_bytes(jax.eval_shape(pullback, variables, *one)) - total_bytes(variables["params"]))
 
 
 def total_bytes(tree: Any) -> int:
@@ -154,7 +154,7 @@ def compile_step(step: Any, state: TrainState, batch: Mapping[str, jax.Array]) -
     LOG.info("training step compiled in %.1f s", time.monotonic() - start)
     account = compiled.memory_analysis()
     sizes = {
-        "parameters": bytes_per_device((state.variables, state.average)),
+        "parameters": bytes_per_device((state.variables, state.average, state.auxiliary)),
         "optimiser": bytes_per_device(state.optimizer),
         "activations and gradients": account.temp_size_in_bytes if account else None,
     }
