@@ -10,8 +10,9 @@ from ml_collections import ConfigDict
 from vsjax.errors import UserError
 from vsjax.intensity.equalization import Equalization
 from vsjax.intensity.statistics import write_statistics
-from vsjax.plates.derived import make_plate
+from vsjax.plates.derived import Listener, make_plate
 from vsjax.plates.reader import open_plate
+from vsjax.plates.step import chain
 from vsjax.preprocess import main
 from vsjax.steps import make_step, step_section
 
@@ -62,6 +63,25 @@ def test_by_two_processes(plate, expected, tmp_path):
     for process in "01":
         main([*flags, "--process", process])
     assert_same(expected, tmp_path / "Q.zarr")
+
+
+@pytest.mark.parametrize("processes", [2, 5])
+def test_done_before_process_0_has_made_an_image(plate, expected, tmp_path, processes):
+    """Process 0 was stopped after it had listed the plate; with five processes two have no position at all."""
+    output = tmp_path / "Q.zarr"
+    flags = ["--config", CONFIG, "--plate", str(plate), "--output", str(output), "--processes", str(processes)]
+
+    class Stop(Listener):
+        def started(self, positions, finished_before, slices):
+            raise KeyboardInterrupt
+
+    step = chain([Equalization(channels=("nuclei", "membrane"))])
+    with pytest.raises(KeyboardInterrupt):
+        make_plate(step, plate, output, processes=processes, listener=Stop())
+    for process in reversed(range(processes)):
+        assert not (output / "A/0/0").exists()
+        main([*flags, "--process", str(process)])
+    assert_same(expected, output)
 
 
 def test_settings_on_the_command_line(plate, tmp_path):

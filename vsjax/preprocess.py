@@ -21,7 +21,7 @@ from vsjax.intensity.statistics import write_statistics
 from vsjax.plates.derived import make_plate
 from vsjax.plates.reader import open_plate
 from vsjax.plates.statistics_attribute import Statistics
-from vsjax.plates.step import Step, chain
+from vsjax.plates.step import ImageInfo, Step, chain
 from vsjax.program import ProgressBar, add_process_flags, run_program, which_process
 from vsjax.steps import make_step
 
@@ -98,7 +98,9 @@ def _follow_config(arguments: Sequence[str]) -> None:
     step = chain([make_step(section) for section in config.steps])
     made = _make(step, options, skip_complete=bool(config.statistics))  # it may have been stopped at the statistics
     if config.statistics:
-        _write_statistics(options.output, which_process(options), **config.statistics)
+        # By name, so that no image of another process is read, which may not be there yet.
+        channels = _channels_made(step, options.plate, config.statistics.get("channels"))
+        _write_statistics(options.output, which_process(options), **{**config.statistics, "channels": channels})
     elif made:
         print(f"{options.output}: written")
 
@@ -132,6 +134,14 @@ def _make(step: Step, options: argparse.Namespace, skip_complete: bool = False) 
     if not summary.complete:
         print(f"process {process} of {processes} is done; {options.output} is not complete yet, the others go on")
     return summary.complete
+
+
+def _channels_made(step: Step, url: str, channels: Sequence[str | int] | None) -> list[str]:
+    """The names of what the step makes of the plate's first image: of all channels, or of these names and indices."""
+    image = step.derive(ImageInfo.of(next(open_plate(url).positions()))).image
+    if channels is None:
+        return list(image.channel_names)
+    return [image.channel_names[image.channel_index(channel)] for channel in channels]
 
 
 def _write_statistics(url: str, which: tuple[int, int], **settings: Any) -> None:

@@ -63,7 +63,8 @@ def write_statistics(
 
     Args:
         plate: the plate or single image, writable.
-        channels: names or indices; all by default.
+        channels: names, or names and indices in the first position; by default all of that. Only where all are names is
+            no position read but this process's own.
         grid: distance of the sampled pixels in Y and X.
         workers: reads under way at once.
         progress: wraps the iterable over positions, called with `total` and `desc`, such as `tqdm.tqdm`.
@@ -109,13 +110,13 @@ def _check_channels(
 ) -> tuple[list[str], int, str]:
     """The channels' names, which every position of this process must have, how many positions these are and what
     stands for their names and shapes; nothing is written yet."""
-    first = next(plate.positions(), None)
-    names = []
-    if first is not None:
-        wanted = first.channel_names if channels is None else channels
-        names = list(dict.fromkeys(first.channel_names[first.channel_index(channel)] for channel in wanted))
-    if not names:
+    if next(plate.iter_position_names(), None) is None:
         raise UserError(f"{plate.url}: has no positions; write images into it first")
+    if channels is None or not all(isinstance(channel, str) for channel in channels):
+        first = next(plate.positions())
+        wanted = first.channel_names if channels is None else channels
+        channels = [first.channel_names[first.channel_index(channel)] for channel in wanted]
+    names = list(dict.fromkeys(channels))
     total, digest = 0, hashlib.sha256()
     for position in plate.positions(process, processes):
         for name in names:
