@@ -1,5 +1,6 @@
 """`python -m vsjax.preprocess --config`: steps in memory, then the statistics."""
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from vsjax.plates.derived import Listener, make_plate
 from vsjax.plates.reader import open_plate
 from vsjax.plates.step import chain
 from vsjax.preprocess import main
-from vsjax.steps import make_step, step_section
+from vsjax.steps import STEPS, make_step, step_section
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 CONFIG = str(CONFIGS / "preprocess_vsneuromast.py")
@@ -104,6 +105,26 @@ def test_settings_on_the_command_line(plate, tmp_path):
 def test_mistakes_on_the_command_line(arguments, message):
     with pytest.raises(UserError, match=message):
         main(arguments)
+
+
+def test_mistakes_in_the_statistics_of_a_config(plate, tmp_path):
+    config = tmp_path / "wrong.py"
+    config.write_text(Path(CONFIG).read_text().replace('"grid": 32', '"gird": 32'))
+    with pytest.raises(UserError, match=r"config\.statistics: has no field 'gird'; it has channels, grid, workers"):
+        main(["--config", str(config), "--plate", str(plate), "--output", str(tmp_path / "Q.zarr")])
+    assert not (tmp_path / "Q.zarr").exists()
+
+
+@dataclasses.dataclass(frozen=True)
+class Shift:
+    """A step whose setting has a default that is made anew."""
+
+    by: dict[str, int] = dataclasses.field(default_factory=lambda: {"y": 1})
+
+
+def test_a_default_that_is_made_anew_is_a_default(monkeypatch):
+    monkeypatch.setitem(STEPS, "shift", Shift)
+    assert make_step({"name": "shift"}) == Shift({"y": 1})
 
 
 def test_sections_are_the_steps_settings():

@@ -26,6 +26,7 @@ from vsjax.program import ProgressBar, add_process_flags, run_program, which_pro
 from vsjax.steps import make_step
 
 PROGRAM = "python -m vsjax.preprocess"
+STATISTICS_FIELDS = ("channels", "grid", "workers")  # of a config; see `write_statistics`
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -95,6 +96,8 @@ def _follow_config(arguments: Sequence[str]) -> None:
     for field in ("steps", "statistics"):
         if field not in config:
             raise UserError(f"--config: has no field {field!r}; see configs/preprocess_vsneuromast.py")
+    if unknown := set(config.statistics or ()) - set(STATISTICS_FIELDS):
+        raise UserError(f"config.statistics: has no field {min(unknown)!r}; it has {', '.join(STATISTICS_FIELDS)}")
     step = chain([make_step(section) for section in config.steps])
     made = _make(step, options, skip_complete=bool(config.statistics))  # it may have been stopped at the statistics
     if config.statistics:
