@@ -64,7 +64,7 @@ def evaluate(
 ) -> Evaluation:
     """Compare two plates and write the report; one channel of one position and time point is in memory at a time.
 
-    Interrupted, the same call continues with the pairs that are not measured yet.
+    Interrupted, the same call continues with the pairs that are not measured yet; with `overwrite` it starts anew.
 
     Args:
         prediction: plate that `vsjax.predict` or other software wrote.
@@ -103,6 +103,8 @@ def evaluate(
     with journal.read(len(jobs)) as found, writing(output):
         if found is None or (processes > 1 and report.is_complete(output, about)):  # another may have been quicker
             return Evaluation(complete=report.is_complete(output, about), summary={})
+        if overwrite:  # from here to its end the report is incomplete; where others work it may be theirs, and complete
+            (output / report.DOCUMENT).unlink(missing_ok=True)
         summary = _write_report(output, chosen, jobs, found, source, about)
     journal.delete()
     return Evaluation(complete=True, summary=summary)
@@ -117,7 +119,6 @@ def _write_report(
     about: Mapping[str, Any],
 ) -> dict[str, list[Row]]:
     """Tables, figures and last `metrics.json`; returns the summary by level."""
-    (output / report.DOCUMENT).unlink(missing_ok=True)  # from here to its end the report is incomplete
     rows, summary = report.collect(output, levels, jobs, found), {}
     for level in levels:
         objects = report.objects_table(output, level) if level.objects else None
