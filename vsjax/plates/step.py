@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from vsjax.errors import UserError
-from vsjax.plates.ngff_write import OME_KEYS
+from vsjax.plates.ngff import OME_KEYS
 from vsjax.plates.position import Position, find_channel
 from vsjax.plates.statistics_attribute import STATISTICS_ATTRIBUTE, Statistics, find_statistics
 
