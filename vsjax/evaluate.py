@@ -12,11 +12,13 @@ report, the same as one process would have written.
 import argparse
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
+
+from tqdm import tqdm
 
 from vsjax.disk import writing
 from vsjax.errors import UserError
@@ -61,6 +63,7 @@ def evaluate(
     overwrite: bool = False,
     process: int = 0,
     processes: int = 1,
+    progress: Callable[..., Iterable[Any]] | None = None,
 ) -> Evaluation:
     """Compare two plates and write the report; one channel of one position and time point is in memory at a time.
 
@@ -78,6 +81,7 @@ def evaluate(
         units: in which to compare, one of `pairing.CHOICES`.
         overwrite: replace the files of an earlier report; other files in `output` are left alone.
         process, processes: this one measures every `processes`-th pair.
+        progress: wraps the iterable over pairs, called with `desc`, `initial` and `total`, such as `tqdm.tqdm`.
 
     Raises:
         UserError: nothing to compare, a prediction unfinished, something that a level requires missing, or an output
@@ -99,7 +103,8 @@ def evaluate(
     if processes > 1 and report.is_complete(output, about):
         return Evaluation(complete=True, summary={})
     _make_output(output, journal, overwrite, processes)
-    journal.measure(jobs, partial(_measure, levels=chosen, required=required))
+    measure = partial(_measure, levels=chosen, required=required)
+    journal.measure(jobs, measure, progress or (lambda items, **_: items))
     with journal.read(len(jobs)) as found, writing(output):
         if found is None or (processes > 1 and report.is_complete(output, about)):  # another may have been quicker
             return Evaluation(complete=report.is_complete(output, about), summary={})
@@ -183,7 +188,7 @@ def _make_output(output: Path, journal: Journal, overwrite: bool, processes: int
         raise UserError(f"--overwrite: {processes} processes would delete each other's work; remove {output} first")
     if overwrite:
         journal.delete()
-    elif any(not path.is_dir() for path in output.rglob("*")) and not journal.begun:  # in this order: others may begin
+    elif any(not path.is_dir() for path in output.rglob("*")) and not journal.started:  # in this order: others start
         raise UserError(f"--output {output}: exists and is not empty; name another directory or add --overwrite")
     try:
         output.mkdir(parents=True, exist_ok=True)
@@ -196,7 +201,7 @@ def main() -> None:
     options = _parser().parse_args()
     options.process, options.processes = which_process(options)
     del options.cluster
-    done = evaluate(**vars(options))
+    done = evaluate(**vars(options), progress=partial(tqdm, unit="stack"))
     for name, summary in done.summary.items():
         print(report.format_summary(summary, LEVELS[name].metrics))
         if noted := sum(entry["noted"] for entry in summary):

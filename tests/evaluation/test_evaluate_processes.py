@@ -9,6 +9,7 @@ import areas
 import pytest
 from areas import Areas
 from small_plates import NAMES, write
+from tqdm import tqdm
 
 from vsjax.errors import UserError
 from vsjax.evaluate import evaluate, main
@@ -109,6 +110,33 @@ def test_a_late_process_that_is_killed_spoils_no_report(work, monkeypatch):
         run(work, "r", 1, 2, level=Killed())
     assert events == ["0 is quicker", "0 is done"]
     assert files(work / "r") == files(work / "one")
+
+
+def test_progress_is_shown_where_it_is_asked_for(work, capfd):
+    """From where it was killed on; a bar is closed before the error leaves."""
+    bars = []
+
+    class Bar(tqdm):
+        def close(self):
+            if not self.disable:  # closed twice, it is disabled
+                bars.append((self.initial, self.n, self.total))
+            super().close()
+
+    class Broken(Areas):
+        def measure(self, pair):
+            if pair.position == "B/2/0":
+                raise UserError("broken")
+            return super().measure(pair)
+
+    with pytest.raises(UserError, match="broken") as error:
+        run(work, "r", level=Broken(), progress=Bar)
+    assert error.traceback
+    assert bars == [(0, 8, 12)]
+    run(work, "r", progress=Bar)
+    assert bars[-1] == (8, 12, 12)
+    capfd.readouterr()
+    run(work, "quiet")
+    assert capfd.readouterr() == ("", "")
 
 
 def test_the_program_says_what_is_complete(work, monkeypatch, capsys):
