@@ -105,7 +105,7 @@ def test_the_description_is_the_users(shared, tmp_path, simulated_plate):
     flags += ["--normalization-source", "fov/median_iqr", "--normalization-target", "dataset/mean_std"]
     predictor = vsjax.load(convert(golden_file(shared, "tiny_unext2_atto"), tmp_path / "model", *flags))
     assert (predictor.source_channels, predictor.target_channels) == (("BF",), ("membrane", "nuclei"))
-    assert (predictor.normalization.level, predictor.normalization.statistic) == ("fov", "median_iqr")
+    assert (predictor.normalization.scope, predictor.normalization.statistic) == ("fov", "median_iqr")
     sampled = [np.concatenate([read_pixels(simulated_plate, n, c) for n in range(3)]) for c in ("membrane", "nuclei")]
     np.testing.assert_allclose(predictor.target_location, [pixels.mean() for pixels in sampled], rtol=1e-6)
     np.testing.assert_allclose(predictor.target_scale, [pixels.std() for pixels in sampled], rtol=1e-6)
@@ -279,7 +279,7 @@ def test_published_models_are_known_by_their_shape(name, settings, title, source
     """Normalisation as in the Methods of Liu et al. 2025."""
     recipe = find_recipe(name, {**model_settings(name), "in_channels": 1, "out_channels": 2, **settings})
     assert title in recipe.title
-    assert (f"{recipe.source.level}/{recipe.source.statistic}", f"{recipe.target.level}/{recipe.target.statistic}") == (
+    assert (f"{recipe.source.scope}/{recipe.source.statistic}", f"{recipe.target.scope}/{recipe.target.statistic}") == (
         source,
         target,
     )

@@ -128,11 +128,11 @@ def _parse_normalization(flag: str, text: str | None, default: Normalization) ->
     """`fov/mean_std` as an object, or `none`; the default where the user gives nothing."""
     if text is None:
         return default
-    level, _, statistic = text.partition("/")
+    scope, _, statistic = text.partition("/")
     try:
-        return Normalization(level, statistic) if statistic or level != "none" else Normalization("none")
+        return Normalization(scope, statistic) if statistic or scope != "none" else Normalization("none")
     except UserError as error:
-        raise UserError(f"{flag} {text}: {error}; write it as LEVEL/STATISTIC, such as fov/mean_std") from None
+        raise UserError(f"{flag} {text}: {error}; write it as SCOPE/STATISTIC, such as fov/mean_std") from None
 
 
 def _print_network(network: ConvertedNetwork) -> None:
@@ -198,7 +198,7 @@ def _parser() -> argparse.ArgumentParser:
     for role in ("source", "target"):
         parser.add_argument(
             f"--normalization-{role}",
-            metavar="LEVEL/STATISTIC",
+            metavar="SCOPE/STATISTIC",
             help="such as fov/mean_std or dataset/median_iqr, or none (the published model's)",
         )
     parser.add_argument(

@@ -185,12 +185,12 @@ def test_the_experiment_says_whether_to_augment(tmp_path, random):
     ],
 )
 def test_networks_of_finite_radius_are_tiled_exactly(tmp_path, random, name, settings):
-    module, _ = save_checkpoint(tmp_path / "run", name=name, level="none", **settings)
+    module, _ = save_checkpoint(tmp_path / "run", name=name, scope="none", **settings)
     predictor = load(tmp_path / "run")
     volume = random.normal(size=(module.in_stack_depth, 70, 64)).astype(np.float32)
     side = 2 * module.receptive_radius + 4
     assert side < 40
-    tiled = predictor.predict(volume, tile=(side, side), batch_size=1)
+    tiled = predictor.predict(volume, PredictionSettings(tile=(side, side), batch_size=1))
     np.testing.assert_allclose(tiled, predictor.predict(volume), atol=1e-5)
 
 

@@ -76,7 +76,7 @@ def test_a_chain_is_one_after_the_other(source, tmp_path):
     assert top["step"] == "power + corner + power"
     assert top["settings"]["2 corner"] == {"offset": 0.1}
     assert top["resolved"] == {"1 power limit": {"value": 1000}, "3 power limit": {"value": 100}}
-    with pytest.raises(UserError, match=r"chain.zarr: was begun with 2 corner.offset = 0.1, but this command has 0.2"):
+    with pytest.raises(UserError, match=r"was started with 2 corner.offset = 0.1, but this command has 0.2"):
         make_plate(
             chain((Power(3), LastChannelCropped(0.2), Power(2))), source, tmp_path / "chain.zarr", positions=NAMES[:2]
         )
@@ -89,11 +89,11 @@ def test_it_refuses_to_mix(source, tmp_path):
     other = make_plate(Power(1), source, tmp_path / "other.zarr") and tmp_path / "other.zarr"
     for step, url, options, message in (
         (Power(2), source, {}, "is complete already"),
-        (Power(2), source, {"positions": ["A/0/0"]}, "begun with positions = 'all'"),
-        (Power(3), source, {}, r"begun with power.of = 2, but this command has 3; .* --overwrite"),
-        (Power(2), other, {}, "begun with input = "),
-        (Power(2), source, {"ngff_version": "0.4"}, "begun with ngff_version = '0.5'"),
-        (LastChannelCropped(), source, {}, "begun with step = 'power'"),
+        (Power(2), source, {"positions": ["A/0/0"]}, "started with positions = 'all'"),
+        (Power(3), source, {}, r"started with power.of = 2, but this command has 3; .* --overwrite"),
+        (Power(2), other, {}, "started with input = "),
+        (Power(2), source, {"ngff_version": "0.4"}, "started with ngff_version = '0.5'"),
+        (LastChannelCropped(), source, {}, "started with step = 'power'"),
     ):
         with pytest.raises(UserError, match=message):
             make_plate(step, url, output, **options)

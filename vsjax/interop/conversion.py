@@ -76,8 +76,8 @@ def convert_file(
 def _convert_network(checkpoint: TorchCheckpoint, overrides: dict[str, Any]) -> ConvertedNetwork:
     found = find_settings(checkpoint)
     # VisCy's files of UNeXt2 do not store the settings: what the published model had is likelier than a default.
-    silent = find_recipe(found.name, found.settings).silent
-    published = {name: value for name, value in silent.items() if name in found.assumed}
+    untold = find_recipe(found.name, found.settings).untold
+    published = {name: value for name, value in untold.items() if name in found.assumed}
     settings = {**model_settings(found.name), **found.settings, **published, **overrides}
     variables = variables_from_state(found.name, checkpoint.tensors, settings)
     assumed = tuple(name for name in found.assumed if name not in overrides)

@@ -28,7 +28,7 @@ class Recipe:
         source_channels, target_channels: names, as many as the network has channels.
         source, target: how each is normalised.
         numbered: the roles, of source and target, whose names nothing tells, so that they are `target_0`, ...
-        silent: settings of the published model that its weights do not tell.
+        untold: settings of the published model that its weights do not tell.
     """
 
     title: str
@@ -36,7 +36,7 @@ class Recipe:
     target_channels: tuple[str, ...]
     source: Normalization
     target: Normalization
-    silent: Mapping[str, Any] = field(default_factory=dict)
+    untold: Mapping[str, Any] = field(default_factory=dict)
     numbered: tuple[str, ...] = ()
 
 
@@ -58,8 +58,8 @@ def find_recipe(name: str, settings: Mapping[str, Any]) -> Recipe:
     return Recipe("no published model", source, target, _FOV_Z_SCORE, _FOV_IQR, numbered=(*nameless, "target"))
 
 
-def _published(title: str, source: Normalization, target: Normalization, **silent: Any) -> Recipe:
-    return Recipe(f"the published {title}", _PHASE, _STAINS, source, target, silent)
+def _published(title: str, source: Normalization, target: Normalization, **untold: Any) -> Recipe:
+    return Recipe(f"the published {title}", _PHASE, _STAINS, source, target, untold)
 
 
 # By network and slices. VSNeuromast is UNeXt2 in its paper, and there are FCMAE networks of its depth.

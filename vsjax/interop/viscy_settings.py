@@ -58,8 +58,8 @@ def find_settings(checkpoint: TorchCheckpoint) -> FoundSettings:
         settings = {**stored, **_INFER[name](state, stored)}
     except (KeyError, IndexError, StopIteration, ZeroDivisionError) as error:
         raise UserError(f"{checkpoint.path}: looks like {name}, but lacks the tensor {error}") from None
-    silent = () if config else _SILENT[name](settings)
-    assumed = tuple(key for key in silent if key not in stored)
+    untold = () if config else _UNTOLD[name](settings)
+    assumed = tuple(key for key in untold if key not in stored)
     return FoundSettings(name, {**{key: known[key] for key in assumed}, **settings}, assumed)
 
 
@@ -71,7 +71,7 @@ _TELLTALE = {
     "fnet3d": "_encoder_blocks.0.0.block1.proj.weight",
 }
 # Settings without parameters of their own.
-_SILENT: dict[str, Callable[[dict[str, Any]], tuple[str, ...]]] = {
+_UNTOLD: dict[str, Callable[[dict[str, Any]], tuple[str, ...]]] = {
     "unext2": lambda settings: ("head_pool",),
     "fcmae": lambda settings: ("head_conv_pool",) if settings["head_conv"] else (),
     "unet25d": lambda settings: ("residual", "in_stack_depth", "out_stack_depth"),

@@ -62,10 +62,10 @@ def halve_plane(x: Array) -> Array:
     return x.reshape(*lead, rows // 2, 2, columns // 2, 2, channels).mean(axis=(-4, -2))
 
 
-def pooling_unet_radius(levels: int, *, block: int, bottom: int, last: int) -> int:
+def pooling_unet_radius(halvings: int, *, block: int, bottom: int, last: int) -> int:
     """`network.unet_radius` of a network of `halve_plane` and `double_plane`."""
     return unet_radius(
-        levels,
+        halvings,
         block=block,
         bottom=bottom,
         last=last,

@@ -60,7 +60,7 @@ class Network(nn.Module):
 
 
 def unet_radius(
-    levels: int,
+    halvings: int,
     *,
     block: int,
     bottom: int,
@@ -75,7 +75,7 @@ def unet_radius(
     the paths through the skips see less.
 
     Args:
-        levels: how often the plane is halved.
+        halvings: how often the plane is halved.
         block, bottom, first, last: how far the convolutions of a block look together, those at the bottom, those before
             the encoder and those after the decoder.
         halving, doubling: what of their input these see for an interval of their output.
@@ -83,15 +83,15 @@ def unet_radius(
 
     def reach(pixel: int) -> int:
         seen = _widened((pixel, pixel), last)
-        for _ in range(levels):
+        for _ in range(halvings):
             seen = doubling(_widened(seen, block))
         seen = _widened(seen, bottom)
-        for _ in range(levels):
+        for _ in range(halvings):
             seen = _widened(halving(seen), block)
         low, high = _widened(seen, first)
         return max(pixel - low, high - pixel)
 
-    return max(map(reach, range(2**levels)))
+    return max(map(reach, range(2**halvings)))
 
 
 def _widened(interval: Interval, by: int) -> Interval:

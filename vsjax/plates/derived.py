@@ -16,7 +16,7 @@ import tensorstore as ts
 
 from vsjax.errors import UserError
 from vsjax.plates.arrays import read
-from vsjax.plates.derived_plate import DerivedPlate, begin_output, find_output, join_output
+from vsjax.plates.derived_plate import DerivedPlate, find_output, join_output, start_output
 from vsjax.plates.derived_record import REMEDY, new_record
 from vsjax.plates.position import Position
 from vsjax.plates.reader import Plate, open_plate
@@ -136,7 +136,7 @@ def make_plate(
     work = _survey(step, existing, mine())
     if process == 0:
         top = without_statistics(further_attributes(source.attributes))
-        output = begin_output(output_url, source.is_hcs, names, record, top, existing=existing, overwrite=overwrite)
+        output = start_output(output_url, source.is_hcs, names, record, top, existing=existing, overwrite=overwrite)
     else:
         output = join_output(output_url, source.is_hcs, record)
     listener.started(work.finished + work.positions, work.finished, work.slices)

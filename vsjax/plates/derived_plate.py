@@ -1,4 +1,4 @@
-"""The plate that a step writes: begun once, resumed after an interruption, never mixed with another's.
+"""The plate that a step writes: started once, resumed after an interruption, never mixed with another's.
 
 A time point counts as finished only after its pixels are on disk, so whatever moment a run is killed at, what is marked
 is whole. When all positions are finished the plate is marked complete.
@@ -28,14 +28,14 @@ from vsjax.plates.storage import Store
 from vsjax.plates.writer import PlateWriter, create_plate
 
 LOG = logging.getLogger(__name__)
-_PATIENCE_S = 1800  # how long a process waits for process 0 to begin the output
+_PATIENCE_S = 1800  # how long a process waits for process 0 to start the output
 _POLL_S = 0.2
 
 
 class DerivedPlate:
     """The output of one step, written by one process or by several that do not talk.
 
-    They may start at the same time or one after the other: process 0 begins the output and the others wait for it.
+    They may start at the same time or one after the other: process 0 starts the output and the others wait for it.
     Each writes positions of its own and no file of another's, except the plate's own document, which is changed
     atomically. Each can be killed and started again, also with another number of processes; whoever finishes last marks
     the plate complete.
@@ -62,7 +62,7 @@ class DerivedPlate:
         try:
             position = self._plate[name]
             _ = position.attributes
-        except UserError:  # not begun yet
+        except UserError:  # not started yet
             return False, 0
         record = read_position_record(position)
         return (record.finished, record.finished_time_points) if record else (False, 0)
@@ -102,7 +102,7 @@ class DerivedPlate:
         try:  # stops at the first that is not finished
             records = (read_position_record(position) for position in self._plate.positions())
             finished = all(record is not None and record.finished for record in records)
-        except UserError:  # one has not been begun
+        except UserError:  # one has not been started
             return False
         if finished:
             self._update(lambda now: {**now, "complete": True})
@@ -114,10 +114,10 @@ class DerivedPlate:
 
 
 def find_output(url: str | Path, record: PlateRecord, is_hcs: bool) -> DerivedPlate | None:
-    """The output that the same command began, None where there is nothing yet. Writes nothing.
+    """The output that the same command started, None where there is nothing yet. Writes nothing.
 
     Raises:
-        UserError: something else is there, or what another step, input or other settings began.
+        UserError: something else is there, or what another step, input or other settings started.
     """
     store = Store(url)
     if not store.exists() or _is_empty_folder(store):
@@ -130,7 +130,7 @@ def find_output(url: str | Path, record: PlateRecord, is_hcs: bool) -> DerivedPl
     return DerivedPlate(writer, found)
 
 
-def begin_output(
+def start_output(
     url: str | Path,
     is_hcs: bool,
     names: Iterable[str],
@@ -140,7 +140,7 @@ def begin_output(
     existing: DerivedPlate | None,
     overwrite: bool,
 ) -> DerivedPlate:
-    """Begin the output, or resume it: process 0 alone does so.
+    """Start the output, or resume it: process 0 alone does so.
 
     Args:
         url: where.
@@ -173,10 +173,10 @@ def begin_output(
 
 
 def join_output(url: str | Path, is_hcs: bool, record: PlateRecord) -> DerivedPlate:
-    """The output that process 0 of the same command begins, as soon as it has.
+    """The output that process 0 of the same command starts, as soon as it has.
 
     Raises:
-        UserError: process 0 does not begin it, or something else is there.
+        UserError: process 0 does not start it, or something else is there.
     """
     start, told = time.monotonic(), False
     while True:
@@ -185,10 +185,10 @@ def join_output(url: str | Path, is_hcs: bool, record: PlateRecord) -> DerivedPl
             return output
         if time.monotonic() - start > _PATIENCE_S:
             raise UserError(
-                f"{url}: process 0 has not begun it in {_PATIENCE_S} s; start the same command with --process 0 too"
+                f"{url}: process 0 has not started it in {_PATIENCE_S} s; start the same command with --process 0 too"
             )
         if not told:
-            LOG.info("%s: waiting until process 0 has begun it", url)
+            LOG.info("%s: waiting until process 0 has started it", url)
             told = True
         time.sleep(_POLL_S)
 

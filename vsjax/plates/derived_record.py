@@ -26,7 +26,7 @@ class _Record(BaseModel):
     """Fields that plate and images share.
 
     Attributes:
-        vsjax_version: that began it.
+        vsjax_version: that started it.
         step: the name of what makes it.
         input: the plate that it is made from.
         settings: the step's; it is resumed only with the same.
@@ -140,14 +140,14 @@ def parse_attribute(model: type[_R], value: Any, where: str, field: str = RECORD
 
 
 def check_same(url: str, found: PlateRecord, wanted: PlateRecord) -> None:
-    """UserError that names the first field in which a plate that was begun differs from the command at hand."""
+    """UserError that names the first field in which a plate that was started differs from the command at hand."""
     for field in _DECISIVE:
         old, new = getattr(found, field), getattr(wanted, field)
         if old != new:
             path, old, new = _first_difference(old, new, () if field == "settings" else (field,))
             raise UserError(
-                f"{url}: was begun with {path} = {old!r}, but this command has {new!r}; "
-                f"repeat the command that began it, {REMEDY}"
+                f"{url}: was started with {path} = {old!r}, but this command has {new!r}; "
+                f"repeat the command that started it, {REMEDY}"
             )
 
 
