@@ -1,15 +1,18 @@
 """The plate that a step writes: started once, resumed after an interruption, never mixed with another's.
 
-A time point counts as finished only after its pixels are on disk, so whatever moment a run is killed at, what is marked
-is whole. When all positions are finished the plate is marked complete.
+A time point counts as finished only after its pixels and labels are on disk, so whatever moment a run is killed at,
+what is marked is whole. When all positions are finished the plate is marked complete.
 """
 
 import functools
 import logging
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import tensorstore as ts
 
 from vsjax.errors import UserError
 from vsjax.plates.derived_record import (
@@ -23,13 +26,31 @@ from vsjax.plates.derived_record import (
 )
 from vsjax.plates.position import Position
 from vsjax.plates.reader import Plate
-from vsjax.plates.step import RECORD_ATTRIBUTE, ImageInfo
+from vsjax.plates.step import RECORD_ATTRIBUTE, ImageInfo, Result
 from vsjax.plates.storage import Store
 from vsjax.plates.writer import PlateWriter, create_plate
 
 LOG = logging.getLogger(__name__)
 _PATIENCE_S = 1800  # how long a process waits for process 0 to start the output
 _POLL_S = 0.2
+
+
+@dataclass(frozen=True)
+class DerivedImage:
+    """Where one image is written.
+
+    Attributes:
+        position: its pixels and its record.
+        labels: the arrays [T, 1, Z, Y, X] of its labels, by name.
+    """
+
+    position: Position
+    labels: Mapping[str, ts.TensorStore]
+
+    def write(self, time_point: int, result: Result) -> list[ts.Future]:
+        """Start to write what came out of a time point."""
+        writes = [self.position.array()[time_point].write(result.pixels)]
+        return writes + [self.labels[name][time_point, 0].write(ids) for name, ids in result.labels.items()]
 
 
 class DerivedPlate:
@@ -74,12 +95,12 @@ class DerivedPlate:
             self._update(lambda now: {**now, "resolved": {key: chosen, **now.get("resolved", {})}})
         return self.record.resolved[key]
 
-    def create_position(self, image: ImageInfo) -> Position:
-        """The position to write into; what is there stays."""
-        record = position_record(self.record, 0, finished=False).model_dump()
+    def create_image(self, image: ImageInfo, labels: Sequence[str]) -> "DerivedImage":
+        """The image to write into, and its labels; what is there stays."""
+        record = position_record(self.record, 0, finished=False, found={}).model_dump()
         if not self._writer.is_hcs:  # one document holds both records
             record = {**self.record.model_dump(), **record}
-        return self._writer.create_position(
+        position = self._writer.create_position(
             image.name,
             shape=image.shape,
             dtype=image.dtype,
@@ -90,11 +111,21 @@ class DerivedPlate:
             display=image.display,
             attributes={**image.attributes, RECORD_ATTRIBUTE: record},
         )
+        shape = (image.shape[0], 1, *image.shape[2:])
+        return DerivedImage(
+            position=position, labels={name: self._writer.create_label(image.name, name, shape) for name in labels}
+        )
 
-    def mark(self, position: Position, time_points: int) -> None:
-        """Record that the first `time_points` of a position are on disk; all of them finish it."""
-        record = position_record(self.record, time_points, finished=time_points == position.shape[0])
-        position.update_attribute(RECORD_ATTRIBUTE, lambda now: {**(now or {}), **record.model_dump()})
+    def mark(self, position: Position, time_points: int, found: Mapping[str, Any]) -> None:
+        """Record that the first `time_points` of a position are on disk, and what was `found` in the last of these; all
+        of them finish it."""
+        finished = time_points == position.shape[0]
+
+        def change(now: dict[str, Any] | None) -> dict[str, Any]:
+            all_found = {**(now or {}).get("found", {}), **({str(time_points - 1): dict(found)} if found else {})}
+            return {**(now or {}), **position_record(self.record, time_points, finished, all_found).model_dump()}
+
+        position.update_attribute(RECORD_ATTRIBUTE, change)
 
     def complete_if_finished(self) -> bool:
         """Record that every position is finished, by whichever process, if that is so, and say whether. Until this is

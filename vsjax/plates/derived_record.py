@@ -64,10 +64,12 @@ class PositionRecord(_Record):
     Attributes:
         finished: whether all of its time points are on disk.
         finished_time_points: how many are.
+        found: what the step found in each of these beside pixels, by "0", "1", ... where it found something.
     """
 
     finished: bool
     finished_time_points: int = Field(ge=0)
+    found: dict[str, dict[str, Any]] = {}
 
 
 _R = TypeVar("_R", bound=BaseModel)
@@ -95,10 +97,12 @@ def new_record(step: Step, source: str | Path, positions: list[str] | None, ngff
     )
 
 
-def position_record(plate: PlateRecord, time_points: int, finished: bool) -> PositionRecord:
+def position_record(
+    plate: PlateRecord, time_points: int, finished: bool, found: Mapping[str, Mapping[str, Any]]
+) -> PositionRecord:
     """What an image says of which the first `time_points` are on disk."""
     shared = {field: getattr(plate, field) for field in _Record.model_fields}
-    return PositionRecord(**shared, finished=finished, finished_time_points=time_points)
+    return PositionRecord(**shared, finished=finished, finished_time_points=time_points, found=found)
 
 
 def read_plate_record(url: str | Path) -> PlateRecord | None:
