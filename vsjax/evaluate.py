@@ -92,10 +92,7 @@ def evaluate(
     for plate in plates:
         check_apart(plate.url, str(output))
     jobs = pair_plates(*plates, channels=channels, positions=positions, units=units)
-    source = source or source_channel(jobs)
-    for job in jobs:
-        job.target.channel_index(source)  # its error lists those that exist
-    names = {"source": source, "labels": labels}
+    names = {"source": _check_source(source or source_channel(jobs), jobs), "labels": labels}
     chosen = _choose(levels, names)
     required = requirements.check(jobs, chosen, names)
     about = _about(*plates, jobs, chosen, names)
@@ -103,16 +100,26 @@ def evaluate(
     if processes > 1 and report.is_complete(output, about):
         return Evaluation(complete=True, summary={})
     _make_output(output, journal, overwrite, processes)
-    measure = partial(_measure, levels=chosen, required=required)
-    journal.measure(jobs, measure, progress or (lambda items, **_: items))
+    journal.measure(jobs, partial(_measure, levels=chosen, required=required), progress or _unshown)
     with journal.read(len(jobs)) as found, writing(output):
         if found is None or (processes > 1 and report.is_complete(output, about)):  # another may have been quicker
             return Evaluation(complete=report.is_complete(output, about), summary={})
-        if overwrite:  # from here to its end the report is incomplete; where others work it may be theirs, and complete
+        if overwrite:  # until it is written anew; without, the report may be another process's, and complete
             (output / report.DOCUMENT).unlink(missing_ok=True)
-        summary = _write_report(output, chosen, jobs, found, source, about)
+        summary = _write_report(output, chosen, jobs, found, names["source"], about)
     journal.delete()
     return Evaluation(complete=True, summary=summary)
+
+
+def _unshown(items: Iterable[Any], **_: Any) -> Iterable[Any]:
+    return items
+
+
+def _check_source(source: str, jobs: Sequence[Job]) -> str:
+    """The channel to show; UserError that lists those that exist where a pair lacks it."""
+    for job in jobs:
+        job.target.channel_index(source)
+    return source
 
 
 def _write_report(

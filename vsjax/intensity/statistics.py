@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeVar
 
 import numpy as np
@@ -83,7 +84,7 @@ def write_statistics(
     parts.withdraw()  # the pixels may have changed since an earlier run left it
     names, total, digest = _check_channels(plate, channels, process, processes)
     scan = _Scan(plate, names, grid, workers, process, processes)
-    shown = lambda items: progress(items, total=total, desc="sampling")  # noqa: E731
+    shown = partial(progress, total=total, desc="sampling")
     if processes == 1:
         times: dict[int, dict[str, Statistics]] = {}
         pooled = scan.run(shown, lambda time, table: times.update({time: _finished(plate, table, time)}))
@@ -95,12 +96,7 @@ def write_statistics(
         if joined is None:
             return None
         dataset, times = joined
-    by_time = {name: {str(time): times[time][name] for time in sorted(times)} for name in names}
-    shared = {name: {"dataset": dataset[name], "timepoint": by_time[name]} for name in names}
-    for position in progress(plate.positions(), total=None if processes > 1 else total, desc="writing"):
-        _write(position, shared)
-    if plate.is_hcs:  # a single image is its own position
-        _write(plate, shared)  # last, so that a plate that has them is a plate whose positions have them
+    _write_shared(plate, dataset, times, partial(progress, total=None if processes > 1 else total, desc="writing"))
     parts.clear()
     return dataset
 
@@ -128,6 +124,22 @@ def _check_channels(
 
 def _name_and_shape(position: Position) -> bytes:
     return json.dumps([position.name, position.shape]).encode()
+
+
+def _write_shared(
+    plate: Plate,
+    dataset: dict[str, Statistics],
+    times: dict[int, dict[str, Statistics]],
+    progress: Callable[[Iterable[Any]], Iterable[Any]],
+) -> None:
+    """Write the dataset's and the time points' statistics into every position, then into the plate: one that has them
+    is one whose positions have them."""
+    by_time = {name: {str(time): times[time][name] for time in sorted(times)} for name in dataset}
+    shared = {name: {"dataset": dataset[name], "timepoint": by_time[name]} for name in dataset}
+    for position in progress(plate.positions()):
+        _write(position, shared)
+    if plate.is_hcs:  # a single image is its own position
+        _write(plate, shared)
 
 
 def _finished(plate: Plate, distributions: _Distributions, time: int | None = None) -> dict[str, Statistics]:
