@@ -1,5 +1,6 @@
 """`python -m vsjax.preprocess --config`: steps in memory, then the statistics."""
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -10,10 +11,11 @@ from ml_collections import ConfigDict
 from vsjax.errors import UserError
 from vsjax.intensity.equalization import Equalization
 from vsjax.intensity.statistics import write_statistics
-from vsjax.plates.derived import make_plate
+from vsjax.plates.derived import Listener, make_plate
 from vsjax.plates.reader import open_plate
+from vsjax.plates.step import chain
 from vsjax.preprocess import main
-from vsjax.steps import make_step, step_section
+from vsjax.steps import STEPS, make_step, step_section
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 CONFIG = str(CONFIGS / "preprocess_vsneuromast.py")
@@ -64,6 +66,25 @@ def test_by_two_processes(plate, expected, tmp_path):
     assert_same(expected, tmp_path / "Q.zarr")
 
 
+@pytest.mark.parametrize("processes", [2, 5])
+def test_done_before_process_0_has_made_an_image(plate, expected, tmp_path, processes):
+    """Process 0 was stopped after it had listed the plate; with five processes two have no position at all."""
+    output = tmp_path / "Q.zarr"
+    flags = ["--config", CONFIG, "--plate", str(plate), "--output", str(output), "--processes", str(processes)]
+
+    class Stop(Listener):
+        def started(self, positions, finished_before, slices):
+            raise KeyboardInterrupt
+
+    step = chain([Equalization(channels=("nuclei", "membrane"))])
+    with pytest.raises(KeyboardInterrupt):
+        make_plate(step, plate, output, processes=processes, listener=Stop())
+    for process in reversed(range(processes)):
+        assert not (output / "A/0/0").exists()
+        main([*flags, "--process", str(process)])
+    assert_same(expected, output)
+
+
 def test_settings_on_the_command_line(plate, tmp_path):
     main(
         ["--config", CONFIG, "--config.statistics.grid=1", "--plate", str(plate), "--output", str(tmp_path / "Q.zarr")]
@@ -84,6 +105,26 @@ def test_settings_on_the_command_line(plate, tmp_path):
 def test_mistakes_on_the_command_line(arguments, message):
     with pytest.raises(UserError, match=message):
         main(arguments)
+
+
+def test_mistakes_in_the_statistics_of_a_config(plate, tmp_path):
+    config = tmp_path / "wrong.py"
+    config.write_text(Path(CONFIG).read_text().replace('"grid": 32', '"gird": 32'))
+    with pytest.raises(UserError, match=r"config\.statistics: has no field 'gird'; it has channels, grid, workers"):
+        main(["--config", str(config), "--plate", str(plate), "--output", str(tmp_path / "Q.zarr")])
+    assert not (tmp_path / "Q.zarr").exists()
+
+
+@dataclasses.dataclass(frozen=True)
+class Shift:
+    """A step whose setting has a default that is made anew."""
+
+    by: dict[str, int] = dataclasses.field(default_factory=lambda: {"y": 1})
+
+
+def test_a_default_that_is_made_anew_is_a_default(monkeypatch):
+    monkeypatch.setitem(STEPS, "shift", Shift)
+    assert make_step({"name": "shift"}) == Shift({"y": 1})
 
 
 def test_sections_are_the_steps_settings():

@@ -12,11 +12,13 @@ report, the same as one process would have written.
 import argparse
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
+
+from tqdm import tqdm
 
 from vsjax.disk import writing
 from vsjax.errors import UserError
@@ -61,10 +63,11 @@ def evaluate(
     overwrite: bool = False,
     process: int = 0,
     processes: int = 1,
+    progress: Callable[..., Iterable[Any]] | None = None,
 ) -> Evaluation:
     """Compare two plates and write the report; one channel of one position and time point is in memory at a time.
 
-    Interrupted, the same call resumes with the pairs that are not measured yet.
+    Interrupted, the same call resumes with the pairs that are not measured yet; with `overwrite` it starts anew.
 
     Args:
         prediction: plate that `vsjax.predict` or other software wrote.
@@ -78,6 +81,7 @@ def evaluate(
         units: in which to compare, one of `pairing.CHOICES`.
         overwrite: replace the files of an earlier report; other files in `output` are left alone.
         process, processes: this one measures every `processes`-th pair.
+        progress: wraps the iterable over pairs, called with `desc`, `initial` and `total`, such as `tqdm.tqdm`.
 
     Raises:
         UserError: nothing to compare, a prediction unfinished, something that a level requires missing, or an output
@@ -88,10 +92,7 @@ def evaluate(
     for plate in plates:
         check_apart(plate.url, str(output))
     jobs = pair_plates(*plates, channels=channels, positions=positions, units=units)
-    source = source or source_channel(jobs)
-    for job in jobs:
-        job.target.channel_index(source)  # its error lists those that exist
-    names = {"source": source, "labels": labels}
+    names = {"source": _check_source(source or source_channel(jobs), jobs), "labels": labels}
     chosen = _choose(levels, names)
     required = requirements.check(jobs, chosen, names)
     about = _about(*plates, jobs, chosen, names)
@@ -99,13 +100,26 @@ def evaluate(
     if processes > 1 and report.is_complete(output, about):
         return Evaluation(complete=True, summary={})
     _make_output(output, journal, overwrite, processes)
-    journal.measure(jobs, partial(_measure, levels=chosen, required=required))
+    journal.measure(jobs, partial(_measure, levels=chosen, required=required), progress or _unshown)
     with journal.read(len(jobs)) as found, writing(output):
         if found is None or (processes > 1 and report.is_complete(output, about)):  # another may have been quicker
             return Evaluation(complete=report.is_complete(output, about), summary={})
-        summary = _write_report(output, chosen, jobs, found, source, about)
+        if overwrite:  # until it is written anew; without, the report may be another process's, and complete
+            (output / report.DOCUMENT).unlink(missing_ok=True)
+        summary = _write_report(output, chosen, jobs, found, names["source"], about)
     journal.delete()
     return Evaluation(complete=True, summary=summary)
+
+
+def _unshown(items: Iterable[Any], **_: Any) -> Iterable[Any]:
+    return items
+
+
+def _check_source(source: str, jobs: Sequence[Job]) -> str:
+    """The channel to show; UserError that lists those that exist where a pair lacks it."""
+    for job in jobs:
+        job.target.channel_index(source)
+    return source
 
 
 def _write_report(
@@ -117,7 +131,6 @@ def _write_report(
     about: Mapping[str, Any],
 ) -> dict[str, list[Row]]:
     """Tables, figures and last `metrics.json`; returns the summary by level."""
-    (output / report.DOCUMENT).unlink(missing_ok=True)  # from here to its end the report is incomplete
     rows, summary = report.collect(output, levels, jobs, found), {}
     for level in levels:
         objects = report.objects_table(output, level) if level.objects else None
@@ -182,8 +195,7 @@ def _make_output(output: Path, journal: Journal, overwrite: bool, processes: int
         raise UserError(f"--overwrite: {processes} processes would delete each other's work; remove {output} first")
     if overwrite:
         journal.delete()
-    # In this order: others may start meanwhile.
-    elif any(not path.is_dir() for path in output.rglob("*")) and not journal.started:
+    elif any(not path.is_dir() for path in output.rglob("*")) and not journal.started:  # in this order: others start
         raise UserError(f"--output {output}: exists and is not empty; name another directory or add --overwrite")
     try:
         output.mkdir(parents=True, exist_ok=True)
@@ -196,7 +208,7 @@ def main() -> None:
     options = _parser().parse_args()
     options.process, options.processes = which_process(options)
     del options.cluster
-    done = evaluate(**vars(options))
+    done = evaluate(**vars(options), progress=partial(tqdm, unit="stack"))
     for name, summary in done.summary.items():
         print(report.format_summary(summary, LEVELS[name].metrics))
         if noted := sum(entry["noted"] for entry in summary):

@@ -21,11 +21,12 @@ from vsjax.intensity.statistics import write_statistics
 from vsjax.plates.derived import make_plate
 from vsjax.plates.reader import open_plate
 from vsjax.plates.statistics_attribute import Statistics
-from vsjax.plates.step import Step, chain
+from vsjax.plates.step import ImageInfo, Step, chain
 from vsjax.program import ProgressBar, add_process_flags, run_program, which_process
 from vsjax.steps import make_step
 
 PROGRAM = "python -m vsjax.preprocess"
+STATISTICS_FIELDS = ("channels", "grid", "workers")  # of a config; see `write_statistics`
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -95,10 +96,14 @@ def _follow_config(arguments: Sequence[str]) -> None:
     for field in ("steps", "statistics"):
         if field not in config:
             raise UserError(f"--config: has no field {field!r}; see configs/preprocess_vsneuromast.py")
+    if unknown := set(config.statistics or ()) - set(STATISTICS_FIELDS):
+        raise UserError(f"config.statistics: has no field {min(unknown)!r}; it has {', '.join(STATISTICS_FIELDS)}")
     step = chain([make_step(section) for section in config.steps])
     made = _make(step, options, skip_complete=bool(config.statistics))  # it may have been stopped at the statistics
     if config.statistics:
-        _write_statistics(options.output, which_process(options), **config.statistics)
+        # By name, so that no image of another process is read, which may not be there yet.
+        channels = _channels_made(step, options.plate, config.statistics.get("channels"))
+        _write_statistics(options.output, which_process(options), **{**config.statistics, "channels": channels})
     elif made:
         print(f"{options.output}: written")
 
@@ -132,6 +137,14 @@ def _make(step: Step, options: argparse.Namespace, skip_complete: bool = False) 
     if not summary.complete:
         print(f"process {process} of {processes} is done; {options.output} is not complete yet, the others go on")
     return summary.complete
+
+
+def _channels_made(step: Step, url: str, channels: Sequence[str | int] | None) -> list[str]:
+    """The names of what the step makes of the plate's first image: of all channels, or of these names and indices."""
+    image = step.derive(ImageInfo.of(next(open_plate(url).positions()))).image
+    if channels is None:
+        return list(image.channel_names)
+    return [image.channel_names[image.channel_index(channel)] for channel in channels]
 
 
 def _write_statistics(url: str, which: tuple[int, int], **settings: Any) -> None:

@@ -38,6 +38,7 @@ def make_step(section: Mapping[str, Any]) -> Step:
         if field not in fields:
             raise UserError(f"steps: {name} has no setting {field!r}; it has {', '.join(fields)}")
     for field in fields.values():
-        if field.default is dataclasses.MISSING and field.name not in settings:
+        has_default = not (field.default is field.default_factory is dataclasses.MISSING)
+        if not has_default and field.name not in settings:
             raise UserError(f"steps: {name} needs the setting {field.name!r}")
     return STEPS[name](**settings)

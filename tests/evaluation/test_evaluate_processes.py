@@ -9,9 +9,11 @@ import areas
 import pytest
 from areas import Areas
 from small_plates import NAMES, write
+from tqdm import tqdm
 
 from vsjax.errors import UserError
 from vsjax.evaluate import evaluate, main
+from vsjax.evaluation import report
 
 
 def files(folder):
@@ -82,6 +84,59 @@ def test_one_is_killed_and_started_again(work):
     assert run(work, "slow", 0, 2, level=Areas(0.1)).complete
     tables, want = files(work / "slow"), files(work / "one")
     assert all(tables[name] == want[name] for name in want if name != "metrics.json")
+
+
+def test_a_late_process_that_is_killed_spoils_no_report(work, monkeypatch):
+    """Both find all parts; 0 completes the report after 1 has looked for one, then 1 is killed at its start."""
+    is_complete, events = report.is_complete, []
+
+    class Killed(Areas):
+        def summarize(self, results):
+            if events == ["0 is quicker", "0 is done"]:
+                raise KeyboardInterrupt
+            return super().summarize(results)
+
+    def late(output, about):
+        found = is_complete(output, about)
+        if not events and len(list(output.rglob("*_of_2.json"))) == 2:
+            events.append("0 is quicker")
+            assert run(work, "r", 0, 2, level=Killed()).complete
+            events.append("0 is done")
+        return found
+
+    assert not run(work, "r", 0, 2, level=Killed()).complete
+    monkeypatch.setattr(report, "is_complete", late)
+    with pytest.raises(KeyboardInterrupt):
+        run(work, "r", 1, 2, level=Killed())
+    assert events == ["0 is quicker", "0 is done"]
+    assert files(work / "r") == files(work / "one")
+
+
+def test_progress_is_shown_where_it_is_asked_for(work, capfd):
+    """From where it was killed on; a bar is closed before the error leaves."""
+    bars = []
+
+    class Bar(tqdm):
+        def close(self):
+            if not self.disable:  # closed twice, it is disabled
+                bars.append((self.initial, self.n, self.total))
+            super().close()
+
+    class Broken(Areas):
+        def measure(self, pair):
+            if pair.position == "B/2/0":
+                raise UserError("broken")
+            return super().measure(pair)
+
+    with pytest.raises(UserError, match="broken") as error:
+        run(work, "r", level=Broken(), progress=Bar)
+    assert error.traceback
+    assert bars == [(0, 8, 12)]
+    run(work, "r", progress=Bar)
+    assert bars[-1] == (8, 12, 12)
+    capfd.readouterr()
+    run(work, "quiet")
+    assert capfd.readouterr() == ("", "")
 
 
 def test_the_program_says_what_is_complete(work, monkeypatch, capsys):

@@ -115,7 +115,7 @@ def test_a_plate_holds_mean_and_spread_and_the_sampler_decides_whether_it_is_res
     assert position.channel_names == ("nuclei_prediction", "nuclei_spread")
     assert position.array()[0, 1].read().result().min() > 0
     other = replace(settings, sampler=change_sampler(predictor.sampler, {"strength": 2}))
-    with pytest.raises(UserError, match=r"begun with sampler.* = .*1"):
+    with pytest.raises(UserError, match=r"started with sampler.* = .*1"):
         predict_plate(predictor, simulated_plate, output, positions=["A/1/0"], source_channels=["BF"], settings=other)
     with pytest.raises(UserError, match="--sampler method: this model has no such setting; it has steps, strength"):
         change_sampler(predictor.sampler, {"method": "ddim"})

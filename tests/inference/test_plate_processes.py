@@ -135,7 +135,7 @@ def test_refusals(work, monkeypatch):
     refuse("leave --process, --processes out", "--cluster", "--process", 0, "--processes", 2)
     refuse("delete each other's work; remove .*S.zarr first", "--overwrite", "--process", 0, "--processes", 2)
     monkeypatch.setattr(derived_plate, "_PATIENCE_S", 0)
-    refuse("process 0 has not begun it", "--process", 1, "--processes", 2)
+    refuse("process 0 has not started it", "--process", 1, "--processes", 2)
 
 
 def test_tile_and_batch_are_chosen_once_for_all(work):

@@ -8,6 +8,7 @@ import time
 
 import numpy as np
 import pytest
+import zarr
 
 from vsjax.errors import UserError
 from vsjax.intensity.distribution import Distribution
@@ -70,6 +71,46 @@ def test_a_part_of_another_command_is_not_joined(plates):
     write_statistics(open_plate(many), grid=4, process=0, processes=2)
     assert write_statistics(open_plate(many), grid=1, process=1, processes=2) is None
     assert write_statistics(open_plate(many), grid=1, process=0, processes=2) is not None
+
+
+def change(plate, position):
+    array = zarr.open_array(plate / position / "0", mode="r+")
+    array[...] = array[...] + 1000
+
+
+def test_parts_of_an_earlier_run_are_not_joined(plates):
+    """One of two was killed, one alone finished, the pixels changed: two processes begin from nothing."""
+    one, many = plates
+    write_statistics(open_plate(many), grid=1, process=0, processes=2)
+    write_statistics(open_plate(many), grid=1)
+    assert_same(one, many)
+    for plate in plates:
+        change(plate, "A/0/0")
+    assert write_statistics(open_plate(many), grid=1, process=1, processes=2) is None
+    assert write_statistics(open_plate(many), grid=1, process=0, processes=2)
+    write_statistics(open_plate(one), grid=1)
+    assert_same(one, many)
+
+
+def test_a_process_withdraws_its_part_before_it_fails(plates):
+    _, many = plates
+    write_statistics(open_plate(many), grid=1, process=0, processes=2)
+    change(many, "A/0/0")
+    (many / "A/6/0/0/zarr.json").rename(many / "hidden")
+    with pytest.raises(UserError, match=r"A/6/0/0.*does not exist"):
+        write_statistics(open_plate(many), grid=1, process=0, processes=2)
+    (many / "hidden").rename(many / "A/6/0/0/zarr.json")
+    assert write_statistics(open_plate(many), grid=1, process=1, processes=2) is None
+
+
+def test_a_part_of_other_positions_is_not_joined(plates, zarr_image):
+    """An image of process 0 was replaced by one of another shape since it left its part."""
+    _, many = plates
+    write_statistics(open_plate(many), grid=1, process=0, processes=2)
+    group = zarr.open_group(many / "A/0/0", mode="w", zarr_format=3)
+    zarr_image(group, np.ones((1, 2, 2, 20, 31), "f4"), "tczyx", "0.5", ["a", "b"])
+    assert write_statistics(open_plate(many), grid=1, process=1, processes=2) is None
+    assert write_statistics(open_plate(many), grid=1, process=0, processes=2)
 
 
 def start(plate, process):

@@ -5,17 +5,19 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import zarr
-from toy_step import LastChannelCropped, Power
+from toy_step import Bright, LastChannelCropped, Power
 
 from vsjax.errors import UserError
 from vsjax.plates.derived import Listener, make_plate
+from vsjax.plates.derived_record import read_position_record
 from vsjax.plates.reader import open_plate
-from vsjax.plates.step import ImageInfo, chain
+from vsjax.plates.step import ImageInfo, Result, chain
 
 PROGRAM = Path(__file__).parent / "toy_step.py"
 NAMES = [f"{row}/{column}/0" for row in "AB" for column in range(2)]
@@ -76,10 +78,90 @@ def test_a_chain_is_one_after_the_other(source, tmp_path):
     assert top["step"] == "power + corner + power"
     assert top["settings"]["2 corner"] == {"offset": 0.1}
     assert top["resolved"] == {"1 power limit": {"value": 1000}, "3 power limit": {"value": 100}}
-    with pytest.raises(UserError, match=r"chain.zarr: was begun with 2 corner.offset = 0.1, but this command has 0.2"):
+    with pytest.raises(UserError, match=r"was started with 2 corner.offset = 0.1, but this command has 0.2"):
         make_plate(
             chain((Power(3), LastChannelCropped(0.2), Power(2))), source, tmp_path / "chain.zarr", positions=NAMES[:2]
         )
+
+
+def check_bright(source, output, times=None, label="bright", above=4, key=None):
+    """Labels and findings of the time points that are marked, against what the pixels say."""
+    plate = open_plate(output)
+    for name, stack in pixels(source).items():
+        if times is not None and name not in times:
+            continue
+        position, bright = plate[name], stack[:, :1] > above
+        marked = TIMES if times is None else times[name]
+        if not marked:  # the labels may not be there yet
+            continue
+        assert position.label_names() == (label,)
+        labels = position.label(label)
+        assert labels.dtype.numpy_dtype == np.int32
+        np.testing.assert_array_equal(labels[:marked].read().result(), bright[:marked] * 70_000)
+        found = read_position_record(position).found
+        assert list(found) == [str(time) for time in range(marked) if bright[time].any()]
+        for time_point, says in found.items():
+            says = says[key] if key else says
+            assert says == {"share": bright[int(time_point)].mean(), "at": [int(time_point)]}
+
+
+@pytest.mark.parametrize("version", ["0.4", "0.5"])
+def test_labels_and_findings(source, tmp_path, version):
+    """One time point has nothing bright, of which nothing is said."""
+    zarr.open_array(source / "A/1/0/0", mode="r+")[2, 0] = 0
+    make_plate(Bright(), source, tmp_path / "Q.zarr", ngff_version=version)
+    check_bright(source, tmp_path / "Q.zarr")
+    assert "2" not in read_position_record(open_plate(tmp_path / "Q.zarr")["A/1/0"]).found
+    assert open_plate(tmp_path / "Q.zarr")["A/1/0"].find_attribute("note") == {"by": "me"}
+
+
+def test_labels_and_findings_survive_kills(source, tmp_path):
+    output, kills = tmp_path / "Q.zarr", 0
+    while True:
+        goal = sum(marked(output).values()) + 5
+        running = start(source, output, 0.05, step="bright")
+        while running.poll() is None and sum(marked(output).values()) < goal:
+            time.sleep(0.002)
+        running.kill()
+        _, stderr = running.communicate(timeout=60)
+        assert running.returncode in (0, -signal.SIGKILL), stderr
+        check_bright(source, output, times=marked(output))
+        if running.returncode == 0:
+            break
+        kills += 1
+    assert kills >= 2
+    check_bright(source, output)
+
+
+def test_a_chain_passes_labels_and_findings_on(source, tmp_path):
+    make_plate(chain((Bright(), Power(1))), source, tmp_path / "Q.zarr")
+    check_bright(source, tmp_path / "Q.zarr", key="1 bright")
+    two = chain((Bright(), Power(1), Bright(above=6, label="brighter")))
+    make_plate(two, source, tmp_path / "two.zarr")
+    position = open_plate(tmp_path / "two.zarr")["B/1/0"]
+    assert position.label_names() == ("bright", "brighter")
+    expected = (pixels(source)["B/1/0"][:, :1] > 6) * 70_000
+    np.testing.assert_array_equal(position.label("brighter").read().result(), expected)
+    assert list(read_position_record(position).found["0"]) == ["1 bright", "3 bright"]
+    for steps, message in (
+        ((Bright(), LastChannelCropped()), "one after 1 bright gives the image another size"),
+        ((Bright(), Bright()), "two give labels of one name"),
+    ):
+        with pytest.raises(UserError, match=message):
+            make_plate(chain(steps), source, tmp_path / "no.zarr")
+    assert not (tmp_path / "no.zarr").exists()
+
+
+@pytest.mark.parametrize(
+    ("labels", "error"),
+    [({}, ValueError), ({"bright": np.ones((3, 8, 9), int)}, ValueError), ({"bright": np.ones((3, 8, 10))}, ValueError),
+     ({"bright": np.full((3, 8, 10), 2**31)}, UserError)],
+)  # fmt: skip
+def test_labels_that_a_step_did_not_declare(source, labels, error):
+    derived = Bright().derive(ImageInfo.of(open_plate(source)["A/0/0"]))
+    stack = np.zeros((1, 3, 8, 10), np.uint8)
+    with pytest.raises(error, match="label"):
+        replace(derived, apply=lambda stack, time_point, job: Result(stack, labels)).compute(stack, 0, None)
 
 
 def test_it_refuses_to_mix(source, tmp_path):
@@ -89,11 +171,11 @@ def test_it_refuses_to_mix(source, tmp_path):
     other = make_plate(Power(1), source, tmp_path / "other.zarr") and tmp_path / "other.zarr"
     for step, url, options, message in (
         (Power(2), source, {}, "is complete already"),
-        (Power(2), source, {"positions": ["A/0/0"]}, "begun with positions = 'all'"),
-        (Power(3), source, {}, r"begun with power.of = 2, but this command has 3; .* --overwrite"),
-        (Power(2), other, {}, "begun with input = "),
-        (Power(2), source, {"ngff_version": "0.4"}, "begun with ngff_version = '0.5'"),
-        (LastChannelCropped(), source, {}, "begun with step = 'power'"),
+        (Power(2), source, {"positions": ["A/0/0"]}, "started with positions = 'all'"),
+        (Power(3), source, {}, r"started with power.of = 2, but this command has 3; .* --overwrite"),
+        (Power(2), other, {}, "started with input = "),
+        (Power(2), source, {"ngff_version": "0.4"}, "started with ngff_version = '0.5'"),
+        (LastChannelCropped(), source, {}, "started with step = 'power'"),
     ):
         with pytest.raises(UserError, match=message):
             make_plate(step, url, output, **options)
@@ -154,8 +236,8 @@ def test_a_single_image_resumes_within_its_time_points(tmp_path, zarr_image, ver
         make_plate(Power(), tmp_path / "i.zarr", tmp_path / "q.zarr")
 
 
-def start(source, output, sleep_s, process=0, processes=1):
-    command = [sys.executable, PROGRAM, source, output, sleep_s, process, processes]
+def start(source, output, sleep_s, process=0, processes=1, step="power"):
+    command = [sys.executable, PROGRAM, step, source, output, sleep_s, process, processes]
     return subprocess.Popen([str(part) for part in command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 

@@ -23,10 +23,20 @@ def test_parts_of_another_command_count_as_missing(tmp_path):
 
 
 def test_cleared_parts_are_gone_and_nothing_else(tmp_path):
+    """Those of other commands and of other numbers of processes too, and the parts of parts."""
     for process in (0, 1):
         parts(tmp_path, process).write({})
-    other = tmp_path / ".vsjax" / "statistics" / "0_of_20.json"
-    other.write_text("{}")
+    Parts(Store(tmp_path), "statistics", 7, 20).write({})
+    Parts(Store(tmp_path), "statistics/time_0", 0, 2).write({})
+    Parts(Store(tmp_path), "statistics_of_others", 0, 2).write({})
     parts(tmp_path, 0).clear()
     parts(tmp_path, 0).clear()
-    assert list((tmp_path / ".vsjax" / "statistics").iterdir()) == [other]
+    assert [path.parent.name for path in tmp_path.rglob("*.json")] == ["statistics_of_others"]
+
+
+def test_only_its_own_part_is_withdrawn(tmp_path):
+    for process in (0, 1):
+        parts(tmp_path, process).write({"of": process})
+    parts(tmp_path, 0, another="command").withdraw()
+    assert parts(tmp_path, 1).gather() is None
+    assert parts(tmp_path, 1).gather([1]) == [{"of": 1}]

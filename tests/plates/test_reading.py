@@ -280,3 +280,22 @@ def test_addresses_become_tensorstore_specifications(tmp_path, monkeypatch):
 def test_every_form_of_a_local_address_opens(tmp_path, zarr_plate, form):
     zarr_plate(tmp_path / "p.zarr", {"A/1/0": np.ones((1, 1, 1, 2, 2), "u1")})
     assert open_plate(form.format(tmp_path / "p.zarr"))["A/1/0"].array().read().result().sum() == 4
+
+
+@pytest.mark.parametrize("version", ["0.4", "0.5"])
+def test_attributes_of_image_well_and_plate(tmp_path, zarr_plate, version):
+    """OME-NGFF 0.4 keeps its own `plate`, `well` and `omero` among them. What was found is not read again."""
+    path = zarr_plate(tmp_path / "P.zarr", {"B/3/0": np.zeros((1, 1, 2, 4, 4), "u1")}, version=version, drug="taxol")
+    for node, attributes in (("", {"site": {"lab": "x"}, "drug": "none"}), ("B/3", {"dose": 2, "site": "no section"})):
+        zarr.open_group(path / node, mode="r+").attrs.update(attributes)
+    position = open_plate(path)["B/3/0"]
+    expected = {"drug": "taxol", "dose": 2, "site.lab": "x", "well": "B/3", "row": "B", "column": "3"}
+    for _ in range(2):
+        assert {key: position.find_attribute(key) for key in expected} == expected
+        for name in (".zattrs", ".zgroup", "zarr.json"):
+            for node in ("B/3", "."):
+                (path / node / name).unlink(missing_ok=True)
+    with pytest.raises(UserError, match="'multiscales' is no attribute"):
+        position.find_attribute("multiscales")
+    position.write_attribute("drug", "dmso")
+    assert position.find_attribute("drug") == "dmso"

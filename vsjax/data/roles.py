@@ -155,7 +155,7 @@ class MetadataRole:
         return {name: jax.ShapeDtypeStruct((size,), np.int32)}
 
     def request(self, position: Position, time: int, place: Place, batch: ts.Batch) -> None:
-        """Nothing: it was read with the position's document."""
+        """Nothing: the position remembers what `check` has read."""
 
     def arrays(self, name: str, requests: Sequence[tuple[Position, int, None]]) -> dict[str, np.ndarray]:
         """The classes' numbers."""

@@ -3,12 +3,10 @@
 import hashlib
 import json
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
-
-from tqdm import tqdm
 
 from vsjax.disk import writing
 from vsjax.plates.parts import FOLDER, Parts
@@ -34,24 +32,32 @@ class Journal:
 
     @property
     def started(self) -> bool:
-        """Whether a process of this evaluation has started."""
+        """Whether a process of this evaluation has started, so that this one resumes it or shares it."""
         return self._folder.is_dir()
 
-    def measure(self, jobs: Sequence[Any], measure: Callable[[Any], Any]) -> None:
-        """Write what `measure`, whose results JSON can hold, finds in those of this process's jobs that are left."""
+    def measure(
+        self, jobs: Sequence[Any], measure: Callable[[Any], Any], progress: Callable[..., Iterable[Any]]
+    ) -> None:
+        """Write what `measure`, whose results JSON can hold, finds in those of this process's jobs that are left.
+
+        `progress` wraps the iterable over these, called with `desc`, `initial` and `total`, such as `tqdm.tqdm`.
+        """
         mine, path = jobs[self._process :: len(self._files)], self._files[self._process]
         with writing(path):
             self._folder.mkdir(parents=True, exist_ok=True)
             file = path.open("a+b")
         with file:
             done = _drop_half_line(file)
-            # The bar is closed before an error is printed.
-            with tqdm(mine[done:], desc="evaluate", unit="stack", initial=done, total=len(mine)) as progress:
-                for job in progress:
+            shown = iter(progress(mine[done:], desc="evaluate", initial=done, total=len(mine)))
+            try:
+                for job in shown:
                     line = json.dumps(measure(job), default=lambda number: number.item()).encode() + b"\n"
                     with writing(path):
                         file.write(line)
                         file.flush()
+            finally:
+                if isinstance(shown, Generator):
+                    shown.close()  # a bar ends before an error is printed
         self._parts.write({"jobs": len(mine)})
 
     @contextmanager

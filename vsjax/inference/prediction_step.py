@@ -12,7 +12,7 @@ from vsjax.inference.record import Affine, CheckpointRecord, PredictionRecord
 from vsjax.inference.settings import PredictionSettings
 from vsjax.intensity.normalization import location_scale
 from vsjax.plates.ngff_write import display_window
-from vsjax.plates.step import Derived, ImageInfo, Job
+from vsjax.plates.step import Derived, ImageInfo, Job, Result
 
 SUFFIX = "_prediction"  # of the channels; what evaluation looks for
 
@@ -91,13 +91,13 @@ class PredictionStep:
             )
         pairs = [source_normalization(predictor, image, reads, time) for time in range(times)]
 
-        def apply(stack: np.ndarray, time: int, job: Job) -> np.ndarray:
+        def apply(stack: np.ndarray, time: int, job: Job) -> Result:
             stack = np.moveaxis(stack, 0, -1)
             settings = self._resolve(stack.shape, job)
             prediction = predictor.predict_stack(
                 stack, *pairs[time], settings, job.progress, name=image.name, time=time
             )
-            return np.moveaxis(prediction, -1, 0)
+            return Result(pixels=np.moveaxis(prediction, -1, 0))
 
         return Derived(reads=reads, image=self._describe(image), apply=apply)
 

@@ -14,7 +14,7 @@ from skimage.exposure import equalize_adapthist
 
 from vsjax.errors import UserError
 from vsjax.plates.ngff import AXES
-from vsjax.plates.step import Derived, ImageInfo, Job
+from vsjax.plates.step import Derived, ImageInfo, Job, Result
 
 SUFFIX = "_clahe"  # of the new channels' names
 
@@ -66,7 +66,7 @@ class Equalization:
         times, channels, *space = image.shape
         dtype = np.promote_types(image.dtype, np.float32)
 
-        def apply(stack: np.ndarray, time: int, job: Job) -> np.ndarray:
+        def apply(stack: np.ndarray, time: int, job: Job) -> Result:
             stack, equalized = stack.astype(dtype), []
             for channel, index in zip(self.channels, indices, strict=True):
                 try:
@@ -77,7 +77,7 @@ class Equalization:
                         "command, or take the position out of the plate and add --overwrite"
                     ) from error
                 job.progress(1 / len(indices))
-            return np.concatenate([stack, equalized])
+            return Result(pixels=np.concatenate([stack, equalized]))
 
         result = image.with_new_pixels(
             shape=(times, channels + len(indices), *space),

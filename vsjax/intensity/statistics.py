@@ -5,11 +5,14 @@ positions), on each position these and its own. They are of the pixels on a grid
 first), all slices, all time points. NaN count as missing.
 """
 
+import hashlib
 import itertools
+import json
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeVar
 
 import numpy as np
@@ -56,11 +59,13 @@ def write_statistics(
 
     Several processes need not talk: each samples its positions, writes these positions' own statistics and leaves its
     distributions in the plate's folder `.vsjax`; whoever finds all of them there writes the others. The pixels must not
-    change before that; a process that was killed is started again with the same numbers.
+    change before that; a process that was killed is started again with the same numbers. Whoever finishes, alone or as
+    the last one, deletes what all have left.
 
     Args:
         plate: the plate or single image, writable.
-        channels: names or indices; all by default.
+        channels: names, or names and indices in the first position; by default all of that. Only where all are names is
+            no position read but this process's own.
         grid: distance of the sampled pixels in Y and X.
         workers: reads under way at once.
         progress: wraps the iterable over positions, called with `total` and `desc`, such as `tqdm.tqdm`.
@@ -75,49 +80,66 @@ def write_statistics(
     if grid < 1:
         raise UserError(f"{plate.url}: grid: {grid} is not a distance in pixels; give 1 or more")
     progress = progress or (lambda items, **_: items)
-    names, total = _check_channels(plate, channels, process, processes)
+    parts = Parts(Store(plate.url), "statistics", process, processes)
+    parts.withdraw()  # the pixels may have changed since an earlier run left it
+    names, total, digest = _check_channels(plate, channels, process, processes)
     scan = _Scan(plate, names, grid, workers, process, processes)
-    shown = lambda items: progress(items, total=total, desc="sampling")  # noqa: E731
+    shown = partial(progress, total=total, desc="sampling")
     if processes == 1:
         times: dict[int, dict[str, Statistics]] = {}
         pooled = scan.run(shown, lambda time, table: times.update({time: _finished(plate, table, time)}))
         dataset = _finished(plate, pooled)
     else:
         exchange = _Exchange(Store(plate.url), names, grid, process, processes)
-        exchange.leave(scan.run(shown, exchange.leave_time))
-        joined = exchange.join(plate)
+        exchange.leave(scan.run(shown, exchange.leave_time), digest)
+        joined = exchange.join(plate, workers)
         if joined is None:
             return None
         dataset, times = joined
-    by_time = {name: {str(time): times[time][name] for time in sorted(times)} for name in names}
-    shared = {name: {"dataset": dataset[name], "timepoint": by_time[name]} for name in names}
-    for position in progress(plate.positions(), total=None if processes > 1 else total, desc="writing"):
-        _write(position, shared)
-    if plate.is_hcs:  # a single image is its own position
-        _write(plate, shared)  # last, so that a plate that has them is a plate whose positions have them
-    if processes > 1:
-        exchange.clear(len(times))
+    _write_shared(plate, dataset, times, partial(progress, total=None if processes > 1 else total, desc="writing"))
+    parts.clear()
     return dataset
 
 
 def _check_channels(
     plate: Plate, channels: Sequence[str | int] | None, process: int, processes: int
-) -> tuple[list[str], int]:
-    """The channels' names, which every position of this process must have, and how many positions these are; nothing
-    is written yet."""
-    first = next(plate.positions(), None)
-    names = []
-    if first is not None:
-        wanted = first.channel_names if channels is None else channels
-        names = list(dict.fromkeys(first.channel_names[first.channel_index(channel)] for channel in wanted))
-    if not names:
+) -> tuple[list[str], int, str]:
+    """The channels' names, which every position of this process must have, how many positions these are and what
+    stands for their names and shapes; nothing is written yet."""
+    if next(plate.iter_position_names(), None) is None:
         raise UserError(f"{plate.url}: has no positions; write images into it first")
-    total = 0
+    if channels is None or not all(isinstance(channel, str) for channel in channels):
+        first = next(plate.positions())
+        wanted = first.channel_names if channels is None else channels
+        channels = [first.channel_names[first.channel_index(channel)] for channel in wanted]
+    names = list(dict.fromkeys(channels))
+    total, digest = 0, hashlib.sha256()
     for position in plate.positions(process, processes):
         for name in names:
             position.channel_index(name)
+        digest.update(_name_and_shape(position))
         total += 1
-    return names, total
+    return names, total, digest.hexdigest()
+
+
+def _name_and_shape(position: Position) -> bytes:
+    return json.dumps([position.name, position.shape]).encode()
+
+
+def _write_shared(
+    plate: Plate,
+    dataset: dict[str, Statistics],
+    times: dict[int, dict[str, Statistics]],
+    progress: Callable[[Iterable[Any]], Iterable[Any]],
+) -> None:
+    """Write the dataset's and the time points' statistics into every position, then into the plate: one that has them
+    is one whose positions have them."""
+    by_time = {name: {str(time): times[time][name] for time in sorted(times)} for name in dataset}
+    shared = {name: {"dataset": dataset[name], "timepoint": by_time[name]} for name in dataset}
+    for position in progress(plate.positions()):
+        _write(position, shared)
+    if plate.is_hcs:  # a single image is its own position
+        _write(plate, shared)
 
 
 def _finished(plate: Plate, distributions: _Distributions, time: int | None = None) -> dict[str, Statistics]:
@@ -147,30 +169,33 @@ class _Exchange:
         self._parts(f"statistics/time_{time}").write(_to_json(table))
         self._times = max(self._times, time + 1)
 
-    def leave(self, pooled: _Distributions) -> None:
-        """Leave those of all its pixels, which says that all are there."""
-        self._parts("statistics").write({"times": self._times, "channels": _to_json(pooled)})
+    def leave(self, pooled: _Distributions, digest: str) -> None:
+        """Leave those of all its pixels, which says that all are there; `digest` stands for its positions."""
+        self._parts("statistics").write({"times": self._times, "positions": digest, "channels": _to_json(pooled)})
 
-    def join(self, plate: Plate) -> tuple[dict[str, Statistics], dict[int, dict[str, Statistics]]] | None:
-        """The dataset's and the time points' statistics of all processes; None where one has not finished, or another
-        one has joined them already."""
+    def join(self, plate: Plate, workers: int) -> tuple[dict[str, Statistics], dict[int, dict[str, Statistics]]] | None:
+        """The dataset's and the time points' statistics of all processes; None where one has not finished or had other
+        positions, or another one has joined them already."""
         parts = self._parts("statistics").gather()
-        if parts is None:
+        if parts is None or [part["positions"] for part in parts] != self._digests(plate, workers):
             return None
         dataset = _finished(plate, self._merge([part["channels"] for part in parts]))
         times = {}
         for time in range(max(part["times"] for part in parts)):
-            tables = self._parts(f"statistics/time_{time}").present()
-            if len(tables) < sum(time < part["times"] for part in parts):
+            having = [number for number, part in enumerate(parts) if time < part["times"]]
+            tables = self._parts(f"statistics/time_{time}").gather(having)
+            if tables is None:
                 return None
             times[time] = _finished(plate, self._merge(tables), time)
         return dataset, times
 
-    def clear(self, times: int) -> None:
-        """Delete all parts: that of the dataset first, without which the others are nothing."""
-        self._parts("statistics").clear()
-        for time in range(times):
-            self._parts(f"statistics/time_{time}").clear()
+    def _digests(self, plate: Plate, workers: int) -> list[str]:
+        """What stands for the positions of each process, as the plate is now."""
+        digests = [hashlib.sha256() for _ in range(self._processes)]
+        with ThreadPoolExecutor(workers) as pool:
+            for number, found in enumerate(_in_pool(pool, _name_and_shape, plate.positions(), workers)):
+                digests[number % self._processes].update(found)
+        return [digest.hexdigest() for digest in digests]
 
     def _parts(self, name: str) -> Parts:
         return Parts(self._store, name, self._process, self._processes, self._identity)

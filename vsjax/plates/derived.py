@@ -5,22 +5,23 @@ pixels are does not depend on where a run was interrupted, nor on which position
 """
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import tensorstore as ts
 
 from vsjax.errors import UserError
 from vsjax.plates.arrays import read
-from vsjax.plates.derived_plate import DerivedPlate, begin_output, find_output, join_output
+from vsjax.plates.derived_plate import DerivedImage, DerivedPlate, find_output, join_output, start_output
 from vsjax.plates.derived_record import REMEDY, new_record
 from vsjax.plates.position import Position
 from vsjax.plates.reader import Plate, open_plate
-from vsjax.plates.step import Derived, ImageInfo, Job, Step, further_attributes, without_statistics
+from vsjax.plates.step import Derived, ImageInfo, Job, Result, Step, further_attributes, without_statistics
 from vsjax.plates.storage import check_apart, resolve
 
 _READS_AHEAD = 2  # stacks that are being read while one is computed
@@ -136,7 +137,7 @@ def make_plate(
     work = _survey(step, existing, mine())
     if process == 0:
         top = without_statistics(further_attributes(source.attributes))
-        output = begin_output(output_url, source.is_hcs, names, record, top, existing=existing, overwrite=overwrite)
+        output = start_output(output_url, source.is_hcs, names, record, top, existing=existing, overwrite=overwrite)
     else:
         output = join_output(output_url, source.is_hcs, record)
     listener.started(work.finished + work.positions, work.finished, work.slices)
@@ -195,26 +196,27 @@ def _tasks(step: Step, output: DerivedPlate, positions: Iterable[Position]) -> I
 
 def _make_tasks(output: DerivedPlate, tasks: Iterable[_Task], listener: Listener) -> None:
     """Make one time point after the other: the next ones are read and the last ones written meanwhile."""
-    behind: deque[tuple[ts.Future, str, Callable[[], None]]] = deque()
+    behind: deque[tuple[list[ts.Future], str, Callable[[], None]]] = deque()
 
     def settle() -> None:
-        future, where, mark = behind.popleft()
+        futures, where, mark = behind.popleft()
         try:
-            resolve(future, where, action="written")
+            for future in futures:
+                resolve(future, where, action="written")
             mark()
         except BaseException:  # a later time point must not be marked when this one is not there
             behind.clear()
             raise
 
-    target: Position | None = None
+    target: DerivedImage | None = None
     try:
         for task, stack in _read_ahead(tasks):
-            if target is None or target.name != task.position.name:
-                target = output.create_position(task.derived.image)
-                listener.position_begins(target.name)
+            if target is None or target.position.name != task.position.name:
+                target = output.create_image(task.derived.image, task.derived.labels)
+                listener.position_begins(target.position.name)
             result = _compute(task, stack, output, listener)
-            future = target.array()[task.time].write(result)
-            behind.append((future, target.url, partial(_mark, output, target, task.time + 1, listener)))
+            mark = partial(_mark, output, target.position, task.time + 1, result.found, listener)
+            behind.append((target.write(task.time, result), target.position.url, mark))
             if len(behind) > _WRITES_BEHIND:
                 settle()
     finally:
@@ -222,7 +224,7 @@ def _make_tasks(output: DerivedPlate, tasks: Iterable[_Task], listener: Listener
             settle()
 
 
-def _compute(task: _Task, stack: np.ndarray, output: DerivedPlate, listener: Listener) -> np.ndarray:
+def _compute(task: _Task, stack: np.ndarray, output: DerivedPlate, listener: Listener) -> Result:
     counter = _SliceCounter(listener, stack.shape[1])
     try:
         result = task.derived.compute(stack, task.time, Job(counter.add, output.resolved))
@@ -248,8 +250,10 @@ def _read_ahead(tasks: Iterable[_Task]) -> Iterator[tuple[_Task, np.ndarray]]:
         yield take()
 
 
-def _mark(output: DerivedPlate, target: Position, time_points: int, listener: Listener) -> None:
-    output.mark(target, time_points)
+def _mark(
+    output: DerivedPlate, target: Position, time_points: int, found: Mapping[str, Any], listener: Listener
+) -> None:
+    output.mark(target, time_points, found)
     if time_points == target.shape[0]:
         listener.position_finished(target.name)
 

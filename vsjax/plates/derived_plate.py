@@ -1,15 +1,18 @@
-"""The plate that a step writes: begun once, resumed after an interruption, never mixed with another's.
+"""The plate that a step writes: started once, resumed after an interruption, never mixed with another's.
 
-A time point counts as finished only after its pixels are on disk, so whatever moment a run is killed at, what is marked
-is whole. When all positions are finished the plate is marked complete.
+A time point counts as finished only after its pixels and labels are on disk, so whatever moment a run is killed at,
+what is marked is whole. When all positions are finished the plate is marked complete.
 """
 
 import functools
 import logging
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import tensorstore as ts
 
 from vsjax.errors import UserError
 from vsjax.plates.derived_record import (
@@ -23,19 +26,37 @@ from vsjax.plates.derived_record import (
 )
 from vsjax.plates.position import Position
 from vsjax.plates.reader import Plate
-from vsjax.plates.step import RECORD_ATTRIBUTE, ImageInfo
+from vsjax.plates.step import RECORD_ATTRIBUTE, ImageInfo, Result
 from vsjax.plates.storage import Store
 from vsjax.plates.writer import PlateWriter, create_plate
 
 LOG = logging.getLogger(__name__)
-_PATIENCE_S = 1800  # how long a process waits for process 0 to begin the output
+_PATIENCE_S = 1800  # how long a process waits for process 0 to start the output
 _POLL_S = 0.2
+
+
+@dataclass(frozen=True)
+class DerivedImage:
+    """Where one image is written.
+
+    Attributes:
+        position: its pixels and its record.
+        labels: the arrays [T, 1, Z, Y, X] of its labels, by name.
+    """
+
+    position: Position
+    labels: Mapping[str, ts.TensorStore]
+
+    def write(self, time_point: int, result: Result) -> list[ts.Future]:
+        """Start to write what came out of a time point."""
+        writes = [self.position.array()[time_point].write(result.pixels)]
+        return writes + [self.labels[name][time_point, 0].write(ids) for name, ids in result.labels.items()]
 
 
 class DerivedPlate:
     """The output of one step, written by one process or by several that do not talk.
 
-    They may start at the same time or one after the other: process 0 begins the output and the others wait for it.
+    They may start at the same time or one after the other: process 0 starts the output and the others wait for it.
     Each writes positions of its own and no file of another's, except the plate's own document, which is changed
     atomically. Each can be killed and started again, also with another number of processes; whoever finishes last marks
     the plate complete.
@@ -62,7 +83,7 @@ class DerivedPlate:
         try:
             position = self._plate[name]
             _ = position.attributes
-        except UserError:  # not begun yet
+        except UserError:  # not started yet
             return False, 0
         record = read_position_record(position)
         return (record.finished, record.finished_time_points) if record else (False, 0)
@@ -74,12 +95,12 @@ class DerivedPlate:
             self._update(lambda now: {**now, "resolved": {key: chosen, **now.get("resolved", {})}})
         return self.record.resolved[key]
 
-    def create_position(self, image: ImageInfo) -> Position:
-        """The position to write into; what is there stays."""
-        record = position_record(self.record, 0, finished=False).model_dump()
+    def create_image(self, image: ImageInfo, labels: Sequence[str]) -> "DerivedImage":
+        """The image to write into, and its labels; what is there stays."""
+        record = position_record(self.record, 0, finished=False, found={}).model_dump()
         if not self._writer.is_hcs:  # one document holds both records
             record = {**self.record.model_dump(), **record}
-        return self._writer.create_position(
+        position = self._writer.create_position(
             image.name,
             shape=image.shape,
             dtype=image.dtype,
@@ -90,11 +111,21 @@ class DerivedPlate:
             display=image.display,
             attributes={**image.attributes, RECORD_ATTRIBUTE: record},
         )
+        shape = (image.shape[0], 1, *image.shape[2:])
+        return DerivedImage(
+            position=position, labels={name: self._writer.create_label(image.name, name, shape) for name in labels}
+        )
 
-    def mark(self, position: Position, time_points: int) -> None:
-        """Record that the first `time_points` of a position are on disk; all of them finish it."""
-        record = position_record(self.record, time_points, finished=time_points == position.shape[0])
-        position.update_attribute(RECORD_ATTRIBUTE, lambda now: {**(now or {}), **record.model_dump()})
+    def mark(self, position: Position, time_points: int, found: Mapping[str, Any]) -> None:
+        """Record that the first `time_points` of a position are on disk, and what was `found` in the last of these; all
+        of them finish it."""
+        finished = time_points == position.shape[0]
+
+        def change(now: dict[str, Any] | None) -> dict[str, Any]:
+            all_found = {**(now or {}).get("found", {}), **({str(time_points - 1): dict(found)} if found else {})}
+            return {**(now or {}), **position_record(self.record, time_points, finished, all_found).model_dump()}
+
+        position.update_attribute(RECORD_ATTRIBUTE, change)
 
     def complete_if_finished(self) -> bool:
         """Record that every position is finished, by whichever process, if that is so, and say whether. Until this is
@@ -102,7 +133,7 @@ class DerivedPlate:
         try:  # stops at the first that is not finished
             records = (read_position_record(position) for position in self._plate.positions())
             finished = all(record is not None and record.finished for record in records)
-        except UserError:  # one has not been begun
+        except UserError:  # one has not been started
             return False
         if finished:
             self._update(lambda now: {**now, "complete": True})
@@ -114,10 +145,10 @@ class DerivedPlate:
 
 
 def find_output(url: str | Path, record: PlateRecord, is_hcs: bool) -> DerivedPlate | None:
-    """The output that the same command began, None where there is nothing yet. Writes nothing.
+    """The output that the same command started, None where there is nothing yet. Writes nothing.
 
     Raises:
-        UserError: something else is there, or what another step, input or other settings began.
+        UserError: something else is there, or what another step, input or other settings started.
     """
     store = Store(url)
     if not store.exists() or _is_empty_folder(store):
@@ -130,7 +161,7 @@ def find_output(url: str | Path, record: PlateRecord, is_hcs: bool) -> DerivedPl
     return DerivedPlate(writer, found)
 
 
-def begin_output(
+def start_output(
     url: str | Path,
     is_hcs: bool,
     names: Iterable[str],
@@ -140,7 +171,7 @@ def begin_output(
     existing: DerivedPlate | None,
     overwrite: bool,
 ) -> DerivedPlate:
-    """Begin the output, or resume it: process 0 alone does so.
+    """Start the output, or resume it: process 0 alone does so.
 
     Args:
         url: where.
@@ -173,10 +204,10 @@ def begin_output(
 
 
 def join_output(url: str | Path, is_hcs: bool, record: PlateRecord) -> DerivedPlate:
-    """The output that process 0 of the same command begins, as soon as it has.
+    """The output that process 0 of the same command starts, as soon as it has.
 
     Raises:
-        UserError: process 0 does not begin it, or something else is there.
+        UserError: process 0 does not start it, or something else is there.
     """
     start, told = time.monotonic(), False
     while True:
@@ -185,10 +216,10 @@ def join_output(url: str | Path, is_hcs: bool, record: PlateRecord) -> DerivedPl
             return output
         if time.monotonic() - start > _PATIENCE_S:
             raise UserError(
-                f"{url}: process 0 has not begun it in {_PATIENCE_S} s; start the same command with --process 0 too"
+                f"{url}: process 0 has not started it in {_PATIENCE_S} s; start the same command with --process 0 too"
             )
         if not told:
-            LOG.info("%s: waiting until process 0 has begun it", url)
+            LOG.info("%s: waiting until process 0 has started it", url)
             told = True
         time.sleep(_POLL_S)
 

@@ -26,7 +26,7 @@ class _Record(BaseModel):
     """Fields that plate and images share.
 
     Attributes:
-        vsjax_version: that began it.
+        vsjax_version: that started it.
         step: the name of what makes it.
         input: the plate that it is made from.
         settings: the step's; it is resumed only with the same.
@@ -64,10 +64,12 @@ class PositionRecord(_Record):
     Attributes:
         finished: whether all of its time points are on disk.
         finished_time_points: how many are.
+        found: what the step found in each of these beside pixels, by "0", "1", ... where it found something.
     """
 
     finished: bool
     finished_time_points: int = Field(ge=0)
+    found: dict[str, dict[str, Any]] = {}
 
 
 _R = TypeVar("_R", bound=BaseModel)
@@ -95,10 +97,12 @@ def new_record(step: Step, source: str | Path, positions: list[str] | None, ngff
     )
 
 
-def position_record(plate: PlateRecord, time_points: int, finished: bool) -> PositionRecord:
+def position_record(
+    plate: PlateRecord, time_points: int, finished: bool, found: Mapping[str, Mapping[str, Any]]
+) -> PositionRecord:
     """What an image says of which the first `time_points` are on disk."""
     shared = {field: getattr(plate, field) for field in _Record.model_fields}
-    return PositionRecord(**shared, finished=finished, finished_time_points=time_points)
+    return PositionRecord(**shared, finished=finished, finished_time_points=time_points, found=found)
 
 
 def read_plate_record(url: str | Path) -> PlateRecord | None:
@@ -140,14 +144,14 @@ def parse_attribute(model: type[_R], value: Any, where: str, field: str = RECORD
 
 
 def check_same(url: str, found: PlateRecord, wanted: PlateRecord) -> None:
-    """UserError that names the first field in which a plate that was begun differs from the command at hand."""
+    """UserError that names the first field in which a plate that was started differs from the command at hand."""
     for field in _DECISIVE:
         old, new = getattr(found, field), getattr(wanted, field)
         if old != new:
             path, old, new = _first_difference(old, new, () if field == "settings" else (field,))
             raise UserError(
-                f"{url}: was begun with {path} = {old!r}, but this command has {new!r}; "
-                f"repeat the command that began it, {REMEDY}"
+                f"{url}: was started with {path} = {old!r}, but this command has {new!r}; "
+                f"repeat the command that started it, {REMEDY}"
             )
 
 

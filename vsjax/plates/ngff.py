@@ -26,6 +26,7 @@ from vsjax.errors import UserError
 from vsjax.plates.storage import check_relative
 
 AXES = "tczyx"
+OME_KEYS = ("ome", "multiscales", "omero", "plate", "well", "labels", "image-label")  # the attributes that are OME's
 _TYPE_OF_AXIS = {"t": "time", "c": "channel", "z": "space", "y": "space", "x": "space"}
 
 _SI_PREFIXES = {

@@ -24,7 +24,6 @@ from vsjax.plates.ngff import (
     LenientWellImage,
 )
 
-OME_KEYS = ("ome", "multiscales", "omero", "plate", "well", "labels", "image-label")  # the attributes that are OME's
 _UNITS = {"t": "second", "z": "micrometer", "y": "micrometer", "x": "micrometer"}
 _TYPES = {"t": "time", "c": "channel", "z": "space", "y": "space", "x": "space"}
 _COLORS = ("FFFFFF", "0000FF", "00FF00", "FF00FF", "FFFF00", "00FFFF")

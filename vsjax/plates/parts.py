@@ -1,7 +1,7 @@
 """One result computed by several processes that do not talk: each leaves its part beside the others', and whoever finds
 all of them there joins them. Two may find them at the same time; joining writes the same twice."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from vsjax.plates.storage import Store
@@ -23,7 +23,8 @@ class Parts:
         self, store: Store, name: str, process: int, processes: int, identity: Mapping[str, Any] | None = None
     ) -> None:
         self._store = store
-        self._keys = [f"{FOLDER}/{name}/{number}_of_{processes}.json" for number in range(processes)]
+        self._folder = f"{FOLDER}/{name}"
+        self._keys = [f"{self._folder}/{number}_of_{processes}.json" for number in range(processes)]
         self._process = process
         self._identity = dict(identity or {})
 
@@ -31,23 +32,22 @@ class Parts:
         """Leave this process's part, anything that JSON can hold; atomic."""
         self._store.write_json(self._keys[self._process], {"identity": self._identity, "content": dict(content)})
 
-    def gather(self) -> list[dict[str, Any]] | None:
-        """The parts of all processes in order, None while one is missing.
+    def gather(self, numbers: Iterable[int] | None = None) -> list[dict[str, Any]] | None:
+        """The parts of all processes (or of these) in order, None while one is missing.
 
         Raises:
             UserError: a part is not valid JSON or cannot be read.
         """
-        documents = [self._store.read_json(key) for key in self._keys]
+        keys = self._keys if numbers is None else [self._keys[number] for number in numbers]
+        documents = [self._store.read_json(key) for key in keys]
         if any(document is None or document.get("identity") != self._identity for document in documents):
             return None
         return [document["content"] for document in documents]
 
-    def present(self) -> list[dict[str, Any]]:
-        """The parts of those processes that have left one, in order. Raises as `gather`."""
-        documents = [self._store.read_json(key) for key in self._keys]
-        return [document["content"] for document in documents if document and document["identity"] == self._identity]
+    def withdraw(self) -> None:
+        """Delete this process's part, of whatever command: it is about to be made anew."""
+        self._store.delete_key(self._keys[self._process])
 
     def clear(self) -> None:
-        """Delete the parts, after they were joined."""
-        for key in self._keys:
-            self._store.delete_key(key)
+        """Delete all parts, also those that other commands and other numbers of processes left, and what lies below."""
+        self._store.delete_folder(self._folder)

@@ -1,6 +1,7 @@
 """One image of a plate (a field of view), or a single image: what it is, its pixels, its labels."""
 
 import functools
+import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -10,7 +11,7 @@ import tensorstore as ts
 from vsjax.errors import UserError
 from vsjax.plates import ngff
 from vsjax.plates.arrays import open_array
-from vsjax.plates.ngff import AXES, ImageMetadata
+from vsjax.plates.ngff import AXES, OME_KEYS, ImageMetadata
 from vsjax.plates.statistics_attribute import Statistics, find_statistics
 from vsjax.plates.zarr_group import Group
 
@@ -34,6 +35,7 @@ class Position:
         self._reading: ts.Future | None = None
         self._arrays: dict[int, ts.TensorStore] = {}
         self._labels: dict[str, Position] = {}
+        self._found: dict[str, Any] = {}
 
     def __repr__(self) -> str:
         return f"Position({self.name!r} of {self.plate_url!r})"
@@ -76,6 +78,7 @@ class Position:
     def update_attribute(self, key: str, change: Callable[[Any], Any]) -> None:
         """Replace one attribute by `change(old)`, atomically, no other writer's change lost."""
         self._attributes = self._group.update(lambda attributes: {**attributes, key: change(attributes.get(key))})
+        self._found = {}
 
     @functools.cached_property
     def metadata(self) -> ImageMetadata:
@@ -159,15 +162,23 @@ class Position:
         return find_statistics(self.attributes, name, scope, time, where=self.where, plate_url=self.plate_url)
 
     def find_attribute(self, key: str) -> Any:
-        """The value of `key` in the attributes of the image, its well or the plate, the first that has it; a dot leads
-        into a section (`perturbation.drug`). `well`, `row` and `column` follow from the position's name otherwise.
+        """The value of `key` in the attributes of the image, its well or the plate, the first that has it, whatever
+        OME-NGFF's own say; a dot leads into a section (`perturbation.drug`). `well`, `row` and `column` follow from the
+        position's name otherwise. It is remembered: asked again, nothing is read.
 
         Raises:
             UserError: it is nowhere.
         """
-        well = self.name.rpartition("/")[0]
-        for path in dict.fromkeys((self._group.path, well, "")):
-            found: Any = Group(self._group.store, path, self._group.zarr_format).read()
+        if key not in self._found:
+            self._found[key] = self._find_attribute(key)
+        return self._found[key]
+
+    def _find_attribute(self, key: str) -> Any:
+        well, first = self.name.rpartition("/")[0], key.partition(".")[0]
+        above = [path for path in dict.fromkeys((well, "")) if path != self._group.path]
+        groups = (Group(self._group.store, path, self._group.zarr_format) for path in above)
+        for attributes in itertools.chain([self.attributes], (group.read() for group in groups)):
+            found: Any = {} if first in OME_KEYS else attributes
             for part in key.split("."):
                 found = found.get(part) if isinstance(found, dict) else None
             if found is not None:

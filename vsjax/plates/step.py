@@ -3,17 +3,19 @@
 A step knows neither files nor processes: `derived.make_plate` applies it to a plate, `Chain` to what another step gave.
 """
 
+import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import numpy as np
 
 from vsjax.errors import UserError
-from vsjax.plates.ngff_write import OME_KEYS
+from vsjax.plates.ngff import OME_KEYS
 from vsjax.plates.position import Position, find_channel
 from vsjax.plates.statistics_attribute import STATISTICS_ATTRIBUTE, Statistics, find_statistics
 
+LARGEST_ID = np.iinfo(np.int32).max
 RECORD_ATTRIBUTE = "vsjax"  # what a derived plate says of itself; see `derived_record`
 
 
@@ -111,23 +113,60 @@ class Job:
 
 
 @dataclass(frozen=True)
+class Result:
+    """What comes out of one time point.
+
+    Attributes:
+        pixels: [C, Z, Y, X].
+        labels: by name, [Z, Y, X] of whole numbers, 0 for background; those that `Derived.labels` names.
+        found: what else was found, such as a shift and its confidence: small, as JSON has it. It stands in the image's
+            record (`PositionRecord.found`).
+    """
+
+    pixels: np.ndarray
+    labels: Mapping[str, np.ndarray] = field(default_factory=dict)
+    found: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class Derived:
     """How one image is made from another.
 
     Attributes:
         reads: the channels that `apply` gets, by index.
         image: what comes out; it has the name and the time points of what goes in.
-        apply: (stack [C, Z, Y, X], time, job) -> stack [C', Z', Y', X']. Raises UserError where the pixels do not allow
-            it; which image and time point they are is said for it.
+        apply: (stack [C, Z, Y, X], time, job) -> what comes out. Raises UserError where the pixels do not allow it;
+            which image and time point they are is said for it.
+        labels: names of the NGFF labels that come out beside the image, in its space.
     """
 
     reads: tuple[int, ...]
     image: ImageInfo
-    apply: Callable[[np.ndarray, int, Job], np.ndarray]
+    apply: Callable[[np.ndarray, int, Job], Result]
+    labels: tuple[str, ...] = ()
 
-    def compute(self, stack: np.ndarray, time: int, job: Job) -> np.ndarray:
-        """`apply`, in the type of the pixels that come out."""
-        return np.asarray(self.apply(stack, time, job)).astype(self.image.dtype, copy=False)
+    def compute(self, stack: np.ndarray, time: int, job: Job) -> Result:
+        """`apply`, in the type of the pixels that come out, labels as int32, what was found as JSON has it.
+
+        Raises:
+            UserError: `apply` refuses, or an id does not fit into int32.
+            ValueError: the step does not keep to what it declares.
+        """
+        result = self.apply(stack, time, job)
+        if set(result.labels) != set(self.labels):
+            raise ValueError(f"the labels {sorted(result.labels)} came out, not {sorted(self.labels)}")
+        return Result(
+            pixels=np.asarray(result.pixels).astype(self.image.dtype, copy=False),
+            labels={name: self._ids(name, np.asarray(ids)) for name, ids in result.labels.items()},
+            found=json.loads(json.dumps(dict(result.found), default=lambda n: n.item(), allow_nan=False)),
+        )
+
+    def _ids(self, name: str, ids: np.ndarray) -> np.ndarray:
+        if ids.dtype.kind not in "iu" or ids.shape != self.image.shape[2:]:
+            raise ValueError(f"label {name!r}: {ids.dtype} {ids.shape}, not whole numbers {self.image.shape[2:]}")
+        if ids.max(initial=0) > LARGEST_ID:
+            raise UserError(f"label {name!r}: an id is above {LARGEST_ID}; number the objects anew from 1")
+        return ids.astype(np.int32, copy=False)
 
 
 class Step(Protocol):
@@ -150,7 +189,8 @@ class Step(Protocol):
 
 @dataclass(frozen=True)
 class Chain:
-    """Steps that are applied one after the other in memory: each image is read once, only the last is written."""
+    """Steps that are applied one after the other in memory: each image is read once, only the last is written, with the
+    labels and findings of all. A label stays where it is: steps after it must not move the pixels."""
 
     steps: tuple[Step, ...]
 
@@ -170,18 +210,36 @@ class Chain:
         return {key: value for step in self.steps for key, value in step.about.items()}
 
     def derive(self, image: ImageInfo) -> Derived:
-        """What the last step makes of what those before it make."""
+        """What the last step makes of what those before it make. UserError where a step does not suit, two steps give
+        labels of one name, or one after them has another space."""
         links: list[Derived] = []
         for step in self.steps:
             links.append(step.derive(links[-1].image if links else image))
 
-        def apply(stack: np.ndarray, time: int, job: Job) -> np.ndarray:
+        def apply(stack: np.ndarray, time: int, job: Job) -> Result:
+            labels, found = {}, {}
             for number, link in enumerate(links):
                 given = stack if number == 0 else stack[list(link.reads)]
-                stack = link.compute(given, time, self._job(job, number))
-            return stack
+                result = link.compute(given, time, self._job(job, number))
+                stack = result.pixels
+                labels |= result.labels
+                found |= {self._key(number): result.found} if result.found else {}
+            return Result(pixels=stack, labels=labels, found=found)
 
-        return Derived(reads=links[0].reads, image=links[-1].image, apply=apply)
+        return Derived(reads=links[0].reads, image=links[-1].image, apply=apply, labels=self._labels(links))
+
+    def _labels(self, links: Sequence[Derived]) -> tuple[str, ...]:
+        names = [name for link in links for name in link.labels]
+        if len(set(names)) < len(names):
+            raise UserError(f"steps: two give labels of one name ({', '.join(names)}); leave one of them out")
+        last = links[-1].image
+        for number, link in enumerate(links):
+            if link.labels and (link.image.shape[2:], link.image.scale) != (last.shape[2:], last.scale):
+                raise UserError(
+                    f"steps: one after {self._key(number)} gives the image another size, which its labels "
+                    f"{', '.join(link.labels)} would not have; put it before"
+                )
+        return tuple(names)
 
     def _job(self, job: Job, number: int) -> Job:
         return Job(

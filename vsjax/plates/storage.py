@@ -203,6 +203,12 @@ class Store:
         self._check_writable()
         resolve(self._kvstore.delete_range(ts.KvStore.KeyRange(key, key + "\0")), self.address(key), action="deleted")
 
+    def delete_folder(self, key: str) -> None:
+        """Delete all that lies below `key`; nothing happens where there is nothing."""
+        self._check_writable()
+        below = ts.KvStore.KeyRange(f"{key}/", f"{key}0")  # "0" is the character after "/"
+        resolve(self._kvstore.delete_range(below), self.address(key), action="deleted")
+
     def _check_writable(self) -> None:
         if self.spec["driver"] == "http":
             raise UserError(f"{self.url}: http(s):// can only be read; write to a local path, gs:// or s3://")

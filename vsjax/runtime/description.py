@@ -78,7 +78,8 @@ def read_description(path: Path) -> Description:
     """The description in a JSON file.
 
     Raises:
-        UserError: it is missing, no JSON, or not a description; the line names the first field that is wrong.
+        UserError: it is missing, no JSON, or not a description; the line names the file and the first field that is
+            wrong.
     """
     try:
         return Description.model_validate(json.loads(path.read_text()))
@@ -89,6 +90,8 @@ def read_description(path: Path) -> Description:
             f"{path}: field {name!r}: {first['msg']} ({len(error.errors())} in all), so this is not a whole checkpoint "
             "of this version of vsjax; take another one, or train or convert again"
         ) from error
+    except UserError as error:  # a normalisation that does not exist
+        raise UserError(f"{path}: {error}, so this is not a whole checkpoint; take another one") from error
     except (OSError, ValueError) as error:
         reason = str(error).splitlines()[0][:160]
         raise UserError(f"{path}: cannot be read ({reason}); the checkpoint is half written, take another") from error
