@@ -16,9 +16,9 @@ from vsjax.errors import UserError
 from vsjax.intensity.normalization import Normalization, location_scale
 from vsjax.plates.arrays import read
 from vsjax.plates.position import Position
+from vsjax.plates.step import LARGEST_ID
 
 Place = tuple[Sequence[int], slice, slice]  # slices, which may repeat, rows and columns
-_LARGEST_ID = np.iinfo(np.int32).max
 
 
 class Role(Protocol):
@@ -129,9 +129,9 @@ class LabelRole:
         volumes = []
         for position, _, futures in requests:
             ids = [read(future, position.url) for future in futures]
-            if max((image.max() for image in ids), default=0) > _LARGEST_ID:
+            if max((image.max() for image in ids), default=0) > LARGEST_ID:
                 raise UserError(
-                    f"{position.url}/labels: holds an id above {_LARGEST_ID}; number the objects anew from 1"
+                    f"{position.url}/labels: holds an id above {LARGEST_ID}; number the objects anew from 1"
                 )
             volumes.append(np.stack(ids, axis=-1).astype(np.int32))
         return {name: np.stack(volumes)}

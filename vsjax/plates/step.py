@@ -15,7 +15,7 @@ from vsjax.plates.ngff import OME_KEYS
 from vsjax.plates.position import Position, find_channel
 from vsjax.plates.statistics_attribute import STATISTICS_ATTRIBUTE, Statistics, find_statistics
 
-LARGEST_ID = np.iinfo(np.int32).max
+LARGEST_ID = np.iinfo(np.int32).max  # of a label
 RECORD_ATTRIBUTE = "vsjax"  # what a derived plate says of itself; see `derived_record`
 
 
