@@ -81,7 +81,8 @@ def write_statistics(
         raise UserError(f"{plate.url}: grid: {grid} is not a distance in pixels; give 1 or more")
     progress = progress or (lambda items, **_: items)
     parts = Parts(Store(plate.url), "statistics", process, processes)
-    parts.withdraw()  # the pixels may have changed since an earlier run left it
+    if processes > 1:
+        parts.withdraw()  # the pixels may have changed since an earlier run left it
     names, total, digest = _check_channels(plate, channels, process, processes)
     scan = _Scan(plate, names, grid, workers, process, processes)
     shown = partial(progress, total=total, desc="sampling")

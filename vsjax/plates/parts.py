@@ -1,11 +1,14 @@
 """One result computed by several processes that do not talk: each leaves its part beside the others', and whoever finds
 all of them there joins them. Two may find them at the same time; joining writes the same twice."""
 
+import logging
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from vsjax.errors import UserError, WriteError
 from vsjax.plates.storage import Store
 
+LOG = logging.getLogger(__name__)
 FOLDER = ".vsjax"
 
 
@@ -49,5 +52,18 @@ class Parts:
         self._store.delete_key(self._keys[self._process])
 
     def clear(self) -> None:
-        """Delete all parts, also those that other commands and other numbers of processes left, and what lies below."""
-        self._store.delete_folder(self._folder)
+        """Delete all parts, also those that other commands and other numbers of processes left, and what lies below.
+
+        Of a bucket that must not be listed only those of this command, and one line in the log says so.
+        """
+        if len(self._keys) > 1:
+            for key in self._keys:
+                self._store.delete_key(key)
+        try:
+            self._store.delete_folder(self._folder)
+        except WriteError:
+            raise
+        except UserError as error:
+            if self._store.local_path is not None:
+                raise
+            LOG.info("%s; if other processes were stopped here before, delete this folder", error)

@@ -201,7 +201,7 @@ class Store:
     def delete_key(self, key: str) -> None:
         """Delete what is at `key`; nothing happens where there is nothing."""
         self._check_writable()
-        resolve(self._kvstore.delete_range(ts.KvStore.KeyRange(key, key + "\0")), self.address(key), action="deleted")
+        resolve(self._kvstore.write(key, None), self.address(key), action="deleted")
 
     def delete_folder(self, key: str) -> None:
         """Delete all that lies below `key`; nothing happens where there is nothing."""
