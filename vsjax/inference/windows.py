@@ -123,9 +123,8 @@ def predict_windows(
 
     def collect() -> None:
         first, sums = pending.popleft()
-        last = first + sums.shape[1]
-        counts = plan.counts[first:last, None, None, None]
-        np.divide(sums, counts, out=output[:, first:last])  # here, not on a GPU: its n / n may not be 1
+        done = slice(first, first + sums.shape[1])  # divided here, not on a GPU: its n / n may not be 1
+        np.divide(sums, plan.counts[done, None, None, None], out=output[:, done])
 
     for index, starts in enumerate(batches):
         repeated = starts + starts[-1:] * (windows - len(starts))
