@@ -38,10 +38,13 @@ def command(workdir, plate, **changes):
     return [sys.executable, "-m", "vsjax.train", "--config=configs/unext2.py:debug", f"--workdir={workdir}", *flags]
 
 
+# Nine steps of a small network are not worth XLA's optimisation, which takes longer than they do.
+ENVIRONMENT = os.environ | {"XLA_FLAGS": "--xla_backend_optimization_level=0"}
+
+
 def run(workdir, plate, **changes):
-    return subprocess.run(
-        command(workdir, plate, **changes), cwd=ROOT, capture_output=True, text=True, timeout=300, check=False
-    )
+    options = {"cwd": ROOT, "env": ENVIRONMENT, "capture_output": True, "text": True, "timeout": 300}
+    return subprocess.run(command(workdir, plate, **changes), **options, check=False)
 
 
 @pytest.fixture(scope="module")
@@ -108,7 +111,8 @@ def test_killed_twice_it_ends_with_the_same_numbers(straight, simulated_plate, t
         lambda: any("tmp" in path.name and not path.name.startswith("3") for path in checkpoints.glob("*")),
     ]
     for moment in moments:
-        with subprocess.Popen(command(workdir, simulated_plate), cwd=ROOT, stderr=subprocess.DEVNULL) as process:
+        quiet = {"cwd": ROOT, "env": ENVIRONMENT, "stderr": subprocess.DEVNULL}
+        with subprocess.Popen(command(workdir, simulated_plate), **quiet) as process:
             kill_when(process, moment)
         assert process.returncode == -signal.SIGKILL
     done = run(workdir, simulated_plate)

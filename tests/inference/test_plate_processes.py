@@ -163,7 +163,7 @@ def test_a_large_plate_is_not_held(tmp_path):
     save_checkpoint(tmp_path / "run", radius=1)
     predictor, alive = load(tmp_path / "run"), []
 
-    def stop(*_):
+    def stop(*_, **__):
         gc.collect()
         alive.append(sum(isinstance(thing, Position) for thing in gc.get_objects()))
         raise UserError("seen enough")

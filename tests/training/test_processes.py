@@ -39,7 +39,7 @@ def start(workdir, plate, processes, devices=1, *more):
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
     env = os.environ | {
-        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices} --xla_backend_optimization_level=0",
         "JAX_PLATFORMS": "cpu",
     }
     started = []
