@@ -1,7 +1,7 @@
 """What training, inference and weight loading ask of a network: one base class of Linen modules."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 import flax.linen as nn
 import jax
@@ -33,25 +33,12 @@ class Network(nn.Module):
     receptive_radius = None
     mask_stride = None
 
-    @property
-    def in_stack_depth(self) -> int:
-        raise NotImplementedError
-
-    @property
-    def out_depth(self) -> int:
-        raise NotImplementedError
-
-    @property
-    def divisor(self) -> tuple[int, int, int]:
-        raise NotImplementedError
-
-    @property
-    def parts(self) -> Mapping[str, Sequence[str]]:
-        raise NotImplementedError
-
-    @property
-    def stages(self) -> tuple[str, ...]:
-        raise NotImplementedError
+    if TYPE_CHECKING:  # every network says these itself, as a field or a property
+        in_stack_depth: int
+        out_depth: int
+        divisor: tuple[int, int, int]
+        parts: Mapping[str, Sequence[str]]
+        stages: tuple[str, ...]
 
     def example(self, plane: tuple[int, int]) -> tuple[jax.ShapeDtypeStruct, ...]:
         """What it is called with for one sample of so many pixels; networks that take more than a volume say so."""

@@ -56,8 +56,8 @@ def read_initial(init: ConfigDict, variables: Any, parts: Mapping[str, Sequence[
     checkpoint = load_checkpoint(init.checkpoint, init.which or None)
     known = {module for modules in parts.values() for module in modules}
     wanted, given = _flat(variables), _flat(checkpoint.variables)
-    strangers = {path[1] for path in given} - known  # which no part names, so that they are said to be left out
-    wanted, given = _of_modules(wanted, loaded), _of_modules(given, {*loaded, *strangers})
+    unexpected = {path[1] for path in given} - known  # which no part names, so that they are said to be left out
+    wanted, given = _of_modules(wanted, loaded), _of_modules(given, {*loaded, *unexpected})
     values = {path: given[path] for path, leaf in wanted.items() if path in given and _fits(given[path], leaf)}
     misfits = _misfits(wanted, given, values)
     if not any(path[0] == "params" for path in values):
