@@ -4,6 +4,7 @@
 
 import sys
 from dataclasses import dataclass
+from functools import partial
 
 import flax.linen as nn
 import jax
@@ -15,6 +16,7 @@ from vsjax.models import registry as models
 from vsjax.models.network import Network
 from vsjax.tasks import registry
 from vsjax.tasks.assembly import make_inputs
+from vsjax.tasks.descent import update
 from vsjax.tasks.family import ForwardPass
 from vsjax.tasks.optimizer import make_optimizer
 from vsjax.tasks.regression import RegressionTask
@@ -49,13 +51,11 @@ class CriticSettings:
     weight: float = 0.1
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class TwoNetworks:
     """A generator against a critic that tells its stains from real ones (LSGAN)."""
 
-    Settings = CriticSettings
-    decided = staticmethod(RegressionTask.decided)
-    family_of = staticmethod(RegressionTask.family_of)
+    Settings, decided, family_of = CriticSettings, RegressionTask.decided, RegressionTask.family_of
     model: Network
     critic: Network
     inputs: object
@@ -67,8 +67,7 @@ class TwoNetworks:
         settings, model = settings_of(CriticSettings, "config.task", config.task), models.network_of(config)
         critic = OneConvolution(in_channels=model.in_channels + model.out_channels, out_channels=1)
         optimizers = (make_optimizer(config.optim, config.train.steps, model.parts), optax.adam(settings.critic_rate))
-        inputs = make_inputs(config, model, images)
-        return cls(model=model, critic=critic, inputs=inputs, optimizers=optimizers, weight=settings.weight)
+        return cls(model, critic, make_inputs(config, model, images), optimizers, settings.weight)
 
     family = property(lambda self: ForwardPass(self.model))
     networks = property(lambda self: {"generator": self.model, "critic": self.critic})
@@ -85,8 +84,7 @@ class TwoNetworks:
         return self.critic.apply(critic, jnp.concatenate([source, stain], axis=-1))
 
     def step(self, state, batch, key):
-        images = self.inputs.training(key, batch)
-        source, real = images["source"], images["target"]
+        source, real = (self.inputs.training(key, batch)[role] for role in ("source", "target"))
 
         def generator_loss(params):
             fake = self.model.apply({"params": params}, source)
@@ -99,23 +97,20 @@ class TwoNetworks:
 
         (loss, fake), gradient = jax.value_and_grad(generator_loss, has_aux=True)(state.variables["params"])
         critic_value, critic_gradient = jax.value_and_grad(critic_loss)(state.auxiliary["params"])
-        moved, states = [], []
-        networks = ((gradient, state.variables), (critic_gradient, state.auxiliary))
-        for (found, variables), optimizer, old in zip(networks, self.optimizers, state.optimizer, strict=True):
-            updates, new = optimizer.update(found, old, variables["params"])
-            moved.append({"params": optax.apply_updates(variables["params"], updates)})
-            states.append(new)
-        state = state.replace(step=state.step + 1, variables=moved[0], auxiliary=moved[1], optimizer=tuple(states))
+        params, one = update(self.optimizers[0], gradient, state.optimizer[0], state.variables["params"])
+        judging, two = update(self.optimizers[1], critic_gradient, state.optimizer[1], state.auxiliary["params"])
+        networks = {"variables": {"params": params}, "auxiliary": {"params": judging}}
+        state = state.replace(step=state.step + 1, optimizer=(one, two), **networks)
         return state, {"loss": loss, "critic_loss": critic_value}
 
     def evaluate(self, state, batch, key):
-        shown, over = self.sample(state, batch, key), (1, 2, 3, 4)
-        realism = jnp.mean(self.judge(state.auxiliary, shown["source"], shown["fake"]), over)
-        return {"loss": jnp.mean(jnp.abs(shown["fake"] - shown["target"]), over), "realism": realism}
+        shown, mean = self.sample(state, batch, key), partial(jnp.mean, axis=(1, 2, 3, 4))
+        realism = mean(self.judge(state.auxiliary, shown["source"], shown["fake"]))
+        return {"loss": mean(jnp.abs(shown["fake"] - shown["target"])), "realism": realism}
 
     def sample(self, state, batch, key):
         images = self.inputs.evaluation(batch)
-        return {**images, "fake": self.model.apply(state.variables, images["source"])}
+        return images | {"fake": self.model.apply(state.variables, images["source"])}
 
 
 @dataclass(frozen=True)

@@ -99,8 +99,7 @@ class DescentTask:
         else:
             parts = (*self._parts((source, target, call)), jax.random.split(dropout_key, self.accumulate))
             others, (value, gradient) = _mean_of_parts(gradient_of, others, parts)
-        updates, optimizer = self.optimizer.update(gradient, state.optimizer, params)
-        params = optax.apply_updates(params, updates)
+        params, optimizer = update(self.optimizer, gradient, state.optimizer, params)
         average = state.average
         if self.average_decay:
             rate = jnp.minimum(self.average_decay, (1.0 + state.step) / (10.0 + state.step))
@@ -133,6 +132,14 @@ class DescentTask:
             return params
         stays = is_in(self.frozen, params)
         return jax.tree.map(lambda p, fixed: jax.lax.stop_gradient(p) if fixed else p, params, stays)
+
+
+def update(
+    optimizer: optax.GradientTransformation, gradient: Any, state: optax.OptState, params: Any
+) -> tuple[Any, optax.OptState]:
+    """One step of an optimiser: the new parameters and its new state."""
+    updates, state = optimizer.update(gradient, state, params)
+    return optax.apply_updates(params, updates), state
 
 
 def _mean_of_parts(
