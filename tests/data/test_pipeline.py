@@ -181,3 +181,13 @@ def test_crop_larger_than_the_image(plates):
 def test_bad_settings_are_refused(plates, change):
     with pytest.raises(UserError, match=r"config\.data\.weights"):
         batches(plates[0], **change)
+
+
+def test_a_broken_chunk_of_the_importance_channel_is_one_line(tmp_path):
+    make_plate(tmp_path / "P.zarr", 1, 0)
+    fovs = open_fovs([str(tmp_path / "P.zarr")])
+    for chunk in (path for path in (tmp_path / "P.zarr" / "A/1/0/0/c").rglob("*") if path.is_file()):
+        chunk.write_bytes(chunk.read_bytes()[:-20])
+    with pytest.raises(UserError, match=r"A/1/0: cannot be read.*check that the file is complete") as error:
+        CropSampler(fovs, SIZE, "nuclei").draw(0, 0, np.random.default_rng(0))
+    assert "\n" not in str(error.value)

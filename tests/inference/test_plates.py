@@ -21,6 +21,7 @@ from vsjax.inference.settings import PredictionSettings
 from vsjax.intensity.statistics import write_statistics
 from vsjax.plates.reader import open_plate
 from vsjax.plates.writer import create_plate
+from vsjax.runtime.checkpoint import load_checkpoint, save_variables
 
 NAMES = ["A/1/0", "A/1/1", "B/02/0"]
 DRIVER = Path(__file__).parent / "run_predict.py"
@@ -361,3 +362,21 @@ def test_killed_while_it_began(tmp_path, predictor):
     assert summary.made >= 2
     one, two = pixels(tmp_path / "whole.zarr"), pixels(tmp_path / "S.zarr")
     assert all(np.array_equal(one[name], two[name]) for name in one)
+
+
+def test_target_units_by_other_statistics_are_not_mixed(tmp_path):
+    """The same weights with other statistics of the stain: what is in its units has other numbers."""
+    make_plate(tmp_path / "P.zarr")
+    _, variables = save_checkpoint(tmp_path / "a")
+    description = load_checkpoint(tmp_path / "a").description
+    statistics = {name: {**values, "median": 7.0} for name, values in description.statistics.items()}
+    save_variables(tmp_path / "b", variables, description.model_copy(update={"statistics": statistics}))
+    settings = PredictionSettings(units="target")
+    predict_plate(load(tmp_path / "a"), tmp_path / "P.zarr", tmp_path / "S.zarr", settings=settings)
+    with pytest.raises(
+        UserError, match=r"was started with normalization\.nuclei\.location = 80.0, but this command has 7.0"
+    ):
+        predict_plate(load(tmp_path / "b"), tmp_path / "P.zarr", tmp_path / "S.zarr", settings=settings)
+    predict_plate(load(tmp_path / "a"), tmp_path / "P.zarr", tmp_path / "N.zarr")
+    with pytest.raises(UserError, match="is complete already"):  # normalised numbers are the same
+        predict_plate(load(tmp_path / "b"), tmp_path / "P.zarr", tmp_path / "N.zarr")
