@@ -52,3 +52,10 @@ def test_weights_of_the_wrong_stage_are_refused(tmp_path, stages, describe_weigh
     save(tmp_path / "run", stages[::-1], describe_weights)
     with pytest.raises(UserError, match=r"the weights are not those of the model"):
         load(tmp_path / "run")
+
+
+def test_stages_that_do_not_fit_are_refused(tmp_path, stages, describe_weights):
+    config = save(tmp_path / "run", stages, describe_weights)
+    one_stain = {**config["first"], "model": {**config["first"]["model"], "out_channels": 1}}
+    with pytest.raises(UserError, match=r"takes 3 slices of 3 channels, but the stage before .* leaves 3 of 2"):
+        make_family({**config, "first": one_stain})

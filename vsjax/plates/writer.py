@@ -150,10 +150,6 @@ class PlateWriter:
         """The plate as a reader sees it now. UserError for a single image that has not been created yet."""
         return open_plate(self.url)
 
-    def write_attribute(self, key: str, value: Any) -> None:
-        """Set one attribute at the top; the others stay as they are. Atomic."""
-        self.update_attribute(key, lambda old: value)
-
     def update_attribute(self, key: str, change: Callable[[Any], Any]) -> Any:
         """Replace one attribute at the top by `change(old)`, atomically, no other writer's change lost; return it."""
         return self._group.update(lambda attributes: {**attributes, key: change(attributes.get(key))})[key]
