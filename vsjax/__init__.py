@@ -7,6 +7,7 @@ What may import what: a module imports those of the lines above its own and of i
 (`tests/test_imports.py` holds this table against the code).
 
     errors version
+    schema
     disk
     plates
     intensity
