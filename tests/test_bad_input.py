@@ -76,8 +76,8 @@ def checkpoint(tmp_path_factory):
     description = Description(
         config={"model": {"name": "unext2", **settings}, "task": {"name": "regression"}, "dtype": "float32"},
         channels={
-            "source": {"channels": ["BF"], "normalization": normalization},
-            "target": {"channels": ["nuclei"], "normalization": normalization},
+            "source": {"channels": ("BF",), "normalization": normalization},
+            "target": {"channels": ("nuclei",), "normalization": normalization},
         },
         pixel_size_um=(1.0, 0.5, 0.5),
         statistics={"BF": statistics, "nuclei": statistics},

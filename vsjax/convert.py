@@ -16,7 +16,7 @@ from vsjax.plates.reader import open_plate
 from vsjax.plates.storage import check_apart
 from vsjax.program import parse_settings, run_program
 from vsjax.runtime.checkpoint import describe_checkpoint, save_variables
-from vsjax.runtime.description import ChannelDescription, Description
+from vsjax.runtime.description import Description, make_description
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Data:
         roles = {"source": (self.source, self.source_normalization), "target": (self.target, self.target_normalization)}
         return {
             "channels": {
-                role: ChannelDescription(channels=channels, normalization=normalization)
+                role: {"channels": channels, "normalization": normalization}
                 for role, (channels, normalization) in roles.items()
             },
             "pixel_size_um": self.pixel_size_um,
@@ -65,12 +65,13 @@ def main(arguments: list[str] | None = None) -> None:
         "predict": {"tta": "none"},
     }
     data = _describe_data(network, options) if network.parts == "all" else None
-    description = Description(
-        config=config,
-        converted_from=str(Path(options.input).absolute()),
-        parts=network.parts,
+    fields = {
+        "config": config,
+        "converted_from": str(Path(options.input).absolute()),
+        "parts": network.parts,
         **(data.described() if data else {}),
-    )
+    }
+    description = make_description(fields, options.statistics or options.input)
     _print_network(network)
     if data:
         _print_data(data)
