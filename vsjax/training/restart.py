@@ -38,13 +38,13 @@ def check_workdir(workdir: Path, plates: Iterable[str], initial: str) -> None:
         UserError: it lies in a plate or around one, below a file or in another run's checkpoints, or holds what is no
             run of vsjax under its names; or it is where the first weights come from.
     """
-    for plate in plates:
-        check_apart(plate, workdir, "--workdir")
     if initial and os.path.realpath(initial) == os.path.realpath(workdir):
         raise UserError(
             f"{workdir}: --workdir is config.init.checkpoint, whose weights the run would replace; choose another"
         )
     try:
+        for plate in plates:
+            check_apart(plate, workdir, "--workdir")
         for folder in (workdir, *workdir.parents):
             if os.path.lexists(folder) and not folder.is_dir():
                 raise UserError(f"{workdir}: {folder} is no folder; choose another --workdir")
