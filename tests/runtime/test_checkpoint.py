@@ -241,6 +241,20 @@ def test_what_prediction_reads_not_may_be_damaged(whole_run, tmp_path):
     store.close()
 
 
+@pytest.mark.parametrize("name", ["_CHECKPOINT_METADATA", "commit_success.txt"])
+def test_what_nothing_reads_may_be_damaged(whole_run, tmp_path, name):
+    """Orbax writes these into the step's folder after its manifest."""
+    shutil.copytree(whole_run, tmp_path / "run")
+    file = tmp_path / "run" / "checkpoints" / "last" / "20" / name
+    for damage in (lambda: file.write_text(NESTED), lambda: to_fifo(file), lambda: file.unlink()):
+        damage()
+        assert_equal(load_checkpoint(tmp_path / "run", "last").variables["params"], make_state(1).average["params"])
+        store = CheckpointStore(tmp_path / "run")
+        assert store.latest_step() == 20
+        assert_equal(store.restore_last(20, abstract(make_state(1))).optimizer, make_state(1).optimizer)
+        store.close()
+
+
 def test_where_nothing_is_whole_nothing_begins_anew(whole_run, tmp_path):
     shutil.copytree(whole_run, tmp_path / "run")
     for step in ("15", "20"):
