@@ -46,7 +46,7 @@ def describe_weights():
         return Description(
             config={"model": model, "task": {"name": "regression"}, "dtype": "float32"},
             channels={
-                role: {"channels": channels, "normalization": normalization}
+                role: {"channels": tuple(channels), "normalization": normalization}
                 for role, channels in (("source", source), ("target", target))
             },
         )

@@ -76,8 +76,8 @@ def checkpoint(tmp_path_factory):
     description = Description(
         config={"model": {"name": "unext2", **settings}, "task": {"name": "regression"}, "dtype": "float32"},
         channels={
-            "source": {"channels": ["BF"], "normalization": normalization},
-            "target": {"channels": ["nuclei"], "normalization": normalization},
+            "source": {"channels": ("BF",), "normalization": normalization},
+            "target": {"channels": ("nuclei",), "normalization": normalization},
         },
         pixel_size_um=(1.0, 0.5, 0.5),
         statistics={"BF": statistics, "nuclei": statistics},
@@ -182,11 +182,11 @@ def test_checkpoint_of_another_model(tmp_path, capfd, monkeypatch, checkpoint):
     assert_one_line(result, "weights")
 
 
-def test_half_written_checkpoint(tmp_path, capfd, monkeypatch, checkpoint):
+def test_damaged_checkpoint(tmp_path, capfd, monkeypatch, checkpoint):
     broken = shutil.copytree(checkpoint, tmp_path / "weights")
     shutil.rmtree(next(broken.rglob("variables")))
     result = run(capfd, monkeypatch, "predict", *predict_arguments(broken, tmp_path / "P.zarr", tmp_path / "S.zarr"))
-    assert_one_line(result, "weights", "half written")
+    assert_one_line(result, "weights", "damaged")
 
 
 @pytest.mark.parametrize("path", ["../../x", "/etc", "A/../../x"])

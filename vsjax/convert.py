@@ -13,9 +13,10 @@ from vsjax.interop.conversion import ConvertedNetwork, convert_file
 from vsjax.interop.published import find_recipe
 from vsjax.models.registry import MODELS
 from vsjax.plates.reader import open_plate
+from vsjax.plates.storage import check_apart
 from vsjax.program import parse_settings, run_program
 from vsjax.runtime.checkpoint import describe_checkpoint, save_variables
-from vsjax.runtime.description import ChannelDescription, Description
+from vsjax.runtime.description import Description, make_description
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ class Data:
         roles = {"source": (self.source, self.source_normalization), "target": (self.target, self.target_normalization)}
         return {
             "channels": {
-                role: ChannelDescription(channels=channels, normalization=normalization)
+                role: {"channels": channels, "normalization": normalization}
                 for role, (channels, normalization) in roles.items()
             },
             "pixel_size_um": self.pixel_size_um,
@@ -53,6 +54,8 @@ def main(arguments: list[str] | None = None) -> None:
     """Parse the command line, convert, and say what was found and what was assumed."""
     options = _parser().parse_args(arguments)
     output = Path(options.output).absolute()
+    for source in filter(None, (options.input, options.statistics)):
+        check_apart(source, output)
     _check_output(output, options.overwrite)
     network = convert_file(options.input, options.model, parse_settings("--set", options.set))
     config = {
@@ -62,12 +65,13 @@ def main(arguments: list[str] | None = None) -> None:
         "predict": {"tta": "none"},
     }
     data = _describe_data(network, options) if network.parts == "all" else None
-    description = Description(
-        config=config,
-        converted_from=str(Path(options.input).absolute()),
-        parts=network.parts,
+    fields = {
+        "config": config,
+        "converted_from": str(Path(options.input).absolute()),
+        "parts": network.parts,
         **(data.described() if data else {}),
-    )
+    }
+    description = make_description(fields, options.statistics or options.input)
     _print_network(network)
     if data:
         _print_data(data)

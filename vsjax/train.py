@@ -19,7 +19,7 @@ from vsjax.data.loading import open_data
 from vsjax.disk import writing
 from vsjax.errors import Preempted, UserError
 from vsjax.program import run_program
-from vsjax.runtime.checkpoint import CheckpointStore, can_resume
+from vsjax.runtime.checkpoint import CheckpointStore
 from vsjax.runtime.description import Progress
 from vsjax.runtime.keys import named_key, step_key
 from vsjax.runtime.mesh import (
@@ -40,7 +40,7 @@ from vsjax.training.initialization import apply_initial, read_initial
 from vsjax.training.overview import compile_step, describe_model, describe_run
 from vsjax.training.panels import panel
 from vsjax.training.preemption import Preemption
-from vsjax.training.restart import check_same_config
+from vsjax.training.restart import check_best, check_same_config, check_workdir
 from vsjax.training.writers import MetricWriter, NullWriter
 
 LOG = logging.getLogger("vsjax.train")
@@ -58,7 +58,10 @@ def train(config: ConfigDict, workdir: str | Path) -> dict[str, float]:
         UserError: something the user can put right; nothing has been written yet, or what was saved stays usable.
         Preempted: told to stop by SIGTERM; everything is saved, the same command resumes.
     """
+    if "://" in str(workdir):
+        raise UserError(f"{workdir}: a run needs a folder of this machine's file system; choose another --workdir")
     workdir = Path(workdir).absolute()
+    check_workdir(workdir, config.data.plates, config.init.checkpoint)
     with ExitStack() as resources:  # closed in turn, whatever happens
         is_first_process = jax.process_index() == 0
 
@@ -83,10 +86,10 @@ def train(config: ConfigDict, workdir: str | Path) -> dict[str, float]:
         init = partial(task.init, named_key(config.seed, "init"))
         abstract = jax.eval_shape(init, first_batch)
         shardings = state_shardings(mesh, abstract)
-        initial = None if can_resume(workdir) else read_initial(config.init, abstract.variables, task.model.parts)
         preemption = resources.enter_context(Preemption())  # heeded until the last checkpoint is on disk
         store = resources.enter_context(closing(CheckpointStore(workdir)))
         first_step, progress = store.latest_step() or 0, Progress()
+        initial = None if first_step else read_initial(config.init, abstract.variables, task.model.parts)
         if first_step:
             saved = store.describe_last(first_step)
             check_same_config(saved.config, config.to_dict(), workdir)
@@ -99,6 +102,7 @@ def train(config: ConfigDict, workdir: str | Path) -> dict[str, float]:
             state = store.restore_last(first_step, target)
             state = state.replace(step=jax.device_put(jnp.int32(first_step), replicated(mesh)))
         else:
+            check_best(store.describe_best(), config.to_dict(), workdir)
             state = jax.jit(init, out_shardings=shardings)(first_batch)
             state = apply_initial(initial, state) if initial else state
         writer = MetricWriter(workdir, first_step) if is_first_process else NullWriter()

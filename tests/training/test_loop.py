@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 import signal
 import time
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from toys import TwoNetworks, two_networks_config
 from vsjax import train as program
 from vsjax.errors import UserError
 from vsjax.runtime.checkpoint import CheckpointStore, load_checkpoint
+from vsjax.runtime.manifest import check_whole
 from vsjax.tasks.registry import TASKS
 from vsjax.tasks.task import MetricSpec
 from vsjax.train import train
@@ -29,6 +31,7 @@ class Scripted(TwoNetworks):
     metrics = {"score": MetricSpec(maximise=True, columns=("a", "b"), partial=True)}  # noqa: RUF012
     scores = (0.0,)
     losses = (1.0,)
+    breaks_at = -1  # the update after which a parameter is NaN
 
     def step(self, state, batch, key):
         def note(step):
@@ -38,6 +41,8 @@ class Scripted(TwoNetworks):
 
         noted = jax.pure_callback(note, jax.ShapeDtypeStruct((), jnp.float32), state.step)
         losses = jnp.array(self.losses)
+        broken = jnp.where(state.step + 1 == self.breaks_at, jnp.nan, 0.0)
+        state = state.replace(variables=jax.tree.map(lambda x: (x + broken).astype(x.dtype), state.variables))
         return state.replace(step=state.step + 1), {"loss": noted + losses[jnp.minimum(state.step, len(losses) - 1)]}
 
     def evaluate(self, state, batch, key):
@@ -111,6 +116,60 @@ def test_an_error_closes_what_the_run_opened(config, monkeypatch, tmp_path):
     store.close()
     scripted(monkeypatch, losses=(1.0,))
     assert train(config, tmp_path)["score/a"] == pytest.approx(0.4)
+
+
+@pytest.mark.parametrize(
+    ("said", "message"),
+    [
+        ({"losses": (1.0, 1.0, 1.0, math.nan)}, "step 4: loss is nan, so training stopped"),
+        ({"losses": (1.0, 1.0, 1.0, math.inf)}, "step 4: loss is inf, so training stopped"),
+        ({"breaks_at": 4}, "step 4: the variables are NaN or infinite, so training stopped"),
+    ],
+)
+def test_divergence_on_the_last_step_saves_nothing(config, monkeypatch, tmp_path, said, message):
+    """The validation there is the best of all and the run would be finished; neither is kept."""
+    scripted(monkeypatch, scores=(0.1, 0.3, 0.2, 0.9), **said)
+    with pytest.raises(UserError, match=message):
+        train(config, tmp_path)
+    last = load_checkpoint(tmp_path, "last").description
+    assert (last.step, last.progress.finished) == (2, False)
+    assert load_checkpoint(tmp_path, "best").description.step == 2
+    scripted(monkeypatch, losses=(1.0,), breaks_at=-1)
+    train(config, tmp_path)
+    assert load_checkpoint(tmp_path, "last").description.progress.finished
+    assert load_checkpoint(tmp_path, "best").description.step == 4
+
+
+def test_a_damaged_newest_checkpoint_costs_the_steps_since_the_one_before(config, monkeypatch, tmp_path, caplog):
+    """The log, too, goes back; the run ends as if nothing had happened."""
+    config.train.update(steps=6)
+    scripted(monkeypatch, scores=(0.1, 0.3, 0.2, 0.1, 0.4, 0.2), losses=(1.0, 2.0, 3.0, 4.0, math.nan))
+    with pytest.raises(UserError, match="step 5: loss is nan"):
+        train(config, tmp_path)
+    newest = tmp_path / "checkpoints" / "last" / "4"
+    shutil.rmtree(newest / "optimizer")
+    scripted(monkeypatch, losses=(1.0,))
+    train(config, tmp_path)
+    assert f"{newest}: item 'optimizer' is missing" in caplog.text
+    assert validated(tmp_path) == [1, 2, 3, 4, 5, 6]
+    assert sorted(path.name for path in newest.parent.iterdir()) == ["4", "6"]
+    assert load_checkpoint(tmp_path, "best").description.step == 5
+    for step in (4, 6):
+        check_whole(newest.with_name(str(step)))
+
+
+def test_a_best_without_its_run_is_not_replaced(config, monkeypatch, tmp_path):
+    """Somebody has deleted `last`, or asks for another config."""
+    scripted(monkeypatch, scores=(0.1, 0.2, 0.2, 0.4))
+    train(config, tmp_path)
+    shutil.rmtree(tmp_path / "checkpoints" / "last")
+    with pytest.raises(UserError, match="checkpoints/best is of step 4, but checkpoints/last is not there"):
+        train(config, tmp_path)
+    config.train.save_every = 4
+    config.seed += 1
+    with pytest.raises(UserError, match=r"config\.seed="):
+        train(config, tmp_path)
+    assert load_checkpoint(tmp_path).description.step == 4
 
 
 def test_the_bar_shows_steps_that_are_done(config, monkeypatch, tmp_path):

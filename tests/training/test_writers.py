@@ -3,6 +3,7 @@
 import json
 
 import numpy as np
+import pytest
 from PIL import Image
 from tensorboardX.proto import event_pb2
 
@@ -28,6 +29,25 @@ def test_restart_drops_what_it_will_write_again(tmp_path):
         {"step": 20, "loss": 2.0},
         {"step": 30, "loss": -1.0},
     ]
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [b'{"step": 15, "los', b"\x00\xff\n", b"[]\n", b'{"step": "x"}\n', b'{"step": ' + b"[" * 100_000 + b"}\n"],
+    ids=["cut", "bytes", "list", "text", "nested"],
+)
+@pytest.mark.parametrize("place", [0, 1, 2])
+def test_damaged_lines_are_dropped(tmp_path, damage, place):
+    """Wherever they stand; what is whole and not after the step stays."""
+    lines = [b'{"step": 10, "loss": 1.0}\n', b'{"step": 20, "loss": 2.0}\n']
+    if damage.startswith(b'{"step": 15') and place < 2:
+        damage += b"\n"
+    lines.insert(place, damage)
+    (tmp_path / "metrics.jsonl").write_bytes(b"".join(lines))
+    writer = MetricWriter(tmp_path, 20)
+    writer.write_scalars(30, {"loss": 3.0})
+    writer.close()
+    assert [line["step"] for line in read_lines(tmp_path)] == [10, 20, 30]
 
 
 def test_images_are_written_as_they_are(tmp_path):

@@ -329,7 +329,7 @@ def load(path: str | Path, which: Literal["best", "last"] | None = None) -> Pred
     """The predictor of a run's folder (`runs/a`), by default of its best checkpoint.
 
     Raises:
-        UserError: there is no checkpoint, it is half written, or it is of another model.
+        UserError: there is no checkpoint, it is damaged, or it is of another model.
     """
     return Predictor(load_checkpoint(path, which))
 

@@ -1,28 +1,49 @@
 """What a checkpoint says of itself: one typed document, written and read here only."""
 
-import json
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal, get_args
 
 import pydantic
 
 from vsjax.errors import UserError
 from vsjax.intensity.normalization import Normalization
+from vsjax.runtime.manifest import read_file
+from vsjax.schema import Document, parse, parse_object
 from vsjax.version import __version__
 
+_REMEDY = "take another checkpoint, or train or convert again"
+# What `vsjax.preprocess` and VisCy write.
+_Statistic = Literal["min", "max", "mean", "std", "median", "iqr", "p5", "p95", "p95_p5", "p1", "p99", "p99_p1"]
+_Name = Annotated[str, pydantic.Field(min_length=1)]
+_Size = Annotated[float, pydantic.Field(gt=0)]
 
-class _Document(pydantic.BaseModel):
-    model_config = pydantic.ConfigDict(frozen=True, extra="forbid")
+
+def _normalization(value: Any) -> Any:
+    """The normalisation that a mapping describes."""
+    if not isinstance(value, dict):
+        return value
+    try:
+        return Normalization(**value)
+    except (TypeError, UserError) as error:  # fields that it has not, or values
+        raise ValueError(str(error)) from error
 
 
-class ChannelDescription(_Document):
+class ChannelDescription(Document):
     """The channels of a role, in order, and how they are normalised."""
 
-    channels: tuple[str, ...]
-    normalization: Normalization
+    channels: tuple[_Name, ...] = pydantic.Field(min_length=1, description="names, each once")
+    normalization: Annotated[Normalization, pydantic.BeforeValidator(_normalization)]
+
+    @pydantic.field_validator("channels")
+    @classmethod
+    def _each_once(cls, channels: tuple[str, ...]) -> tuple[str, ...]:
+        if len(set(channels)) < len(channels):
+            raise ValueError("every name must stand there once")
+        return channels
 
 
-class Progress(_Document):
+class Progress(Document):
     """How far a run is.
 
     Attributes:
@@ -32,11 +53,11 @@ class Progress(_Document):
     """
 
     best: float | None = None
-    stale: int = 0
+    stale: int = pydantic.Field(default=0, ge=0)
     finished: bool = False
 
 
-class Description(_Document):
+class Description(Document):
     """All that prediction and a restart need to know beside the arrays.
 
     Attributes:
@@ -52,14 +73,21 @@ class Description(_Document):
     """
 
     vsjax_version: str = __version__
-    step: int = 0
+    step: int = pydantic.Field(default=0, ge=0)
     config: dict[str, Any]
-    channels: dict[str, ChannelDescription] = {}
-    pixel_size_um: tuple[float, ...] = ()
-    statistics: dict[str, dict[str, float]] = {}
-    parts: str = "all"
+    channels: dict[_Name, ChannelDescription] = pydantic.Field(default={})
+    pixel_size_um: tuple[_Size, ...] = ()
+    statistics: dict[_Name, dict[_Statistic, float]] = pydantic.Field(default={})
+    parts: _Name = "all"
     converted_from: str = ""
     progress: Progress = Progress()
+
+    @pydantic.field_validator("pixel_size_um")
+    @classmethod
+    def _of_three_axes(cls, sizes: tuple[float, ...]) -> tuple[float, ...]:
+        if len(sizes) not in (0, 3):
+            raise ValueError("there must be three, of Z, Y and X, or none")
+        return sizes
 
     def channels_of(self, role: str) -> tuple[str, ...]:
         """Names; none where there is no such role."""
@@ -74,6 +102,25 @@ class Description(_Document):
         return self.model_dump(mode="json")
 
 
+def make_description(fields: Mapping[str, Any], where: str) -> Description:
+    """The description of a new checkpoint; of statistics those that are known.
+
+    Args:
+        fields: of `Description`.
+        where: they come from, for the message.
+
+    Raises:
+        UserError: one does not fit, such as statistics that are text.
+    """
+    known = get_args(_Statistic)
+    statistics = {
+        channel: {name: value for name, value in values.items() if name in known}
+        for channel, values in fields.get("statistics", {}).items()
+    }
+    remedy = "run python -m vsjax.preprocess on the plates again"
+    return parse(Description, {**fields, "statistics": statistics}, where, remedy)
+
+
 def read_description(path: Path) -> Description:
     """The description in a JSON file.
 
@@ -81,17 +128,4 @@ def read_description(path: Path) -> Description:
         UserError: it is missing, no JSON, or not a description; the line names the file and the first field that is
             wrong.
     """
-    try:
-        return Description.model_validate(json.loads(path.read_text()))
-    except pydantic.ValidationError as error:
-        first = error.errors()[0]
-        name = ".".join(map(str, first["loc"])) or "document"
-        raise UserError(
-            f"{path}: field {name!r}: {first['msg']} ({len(error.errors())} in all), so this is not a whole checkpoint "
-            "of this version of vsjax; take another one, or train or convert again"
-        ) from error
-    except UserError as error:  # a normalisation that does not exist
-        raise UserError(f"{path}: {error}, so this is not a whole checkpoint; take another one") from error
-    except (OSError, ValueError) as error:
-        reason = str(error).splitlines()[0][:160]
-        raise UserError(f"{path}: cannot be read ({reason}); the checkpoint is half written, take another") from error
+    return parse(Description, parse_object(read_file(path), str(path), _REMEDY), str(path), _REMEDY)

@@ -17,7 +17,7 @@ from vsjax.data.loading import ExperimentData
 from vsjax.data.roles import ChannelRole, make_roles
 from vsjax.models.network import Network
 from vsjax.runtime.cost import multiply_adds
-from vsjax.runtime.description import ChannelDescription, Description
+from vsjax.runtime.description import Description, make_description
 from vsjax.runtime.mesh import bytes_per_device
 from vsjax.tasks.state import TrainState
 from vsjax.tasks.task import Task
@@ -29,18 +29,18 @@ def describe_run(config: ConfigDict, data: ExperimentData) -> Description:
     """What a run's checkpoints say of it.
 
     Raises:
-        UserError: the plate has no statistics of the dataset.
+        UserError: the plate has no statistics of the dataset, or none that are numbers.
     """
     roles = {name: role for name, role in data.roles.items() if isinstance(role, ChannelRole)}
-    return Description(
-        config=config.to_dict(),
-        channels={
-            name: ChannelDescription(channels=role.channels, normalization=role.normalization)
-            for name, role in roles.items()
+    fields = {
+        "config": config.to_dict(),
+        "channels": {
+            name: {"channels": role.channels, "normalization": role.normalization} for name, role in roles.items()
         },
-        pixel_size_um=data.pixel_size_um(),
-        statistics=data.statistics(),
-    )
+        "pixel_size_um": data.pixel_size_um(),
+        "statistics": data.statistics(),
+    }
+    return make_description(fields, "config.data.plates")
 
 
 @dataclass(frozen=True, kw_only=True)

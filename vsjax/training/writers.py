@@ -1,6 +1,7 @@
 """Where metrics and images of a run go: TensorBoard event files and `metrics.jsonl`, behind clu's method names."""
 
 import json
+import logging
 import os
 import time
 from collections.abc import Mapping
@@ -14,6 +15,10 @@ from tensorboardX.proto.event_pb2 import Event, SessionLog
 
 from vsjax.disk import writing
 
+LOG = logging.getLogger(__name__)
+LOG_NAME = "metrics.jsonl"
+LINE_BEGINS = b'{"step": '
+
 
 class MetricWriter:
     """Writes scalars to TensorBoard and `metrics.jsonl`, images to TensorBoard and `images/`.
@@ -26,7 +31,7 @@ class MetricWriter:
     def __init__(self, workdir: Path, first_step: int) -> None:
         self._workdir = workdir
         self._images = workdir / "images"
-        path = workdir / "metrics.jsonl"
+        path = workdir / LOG_NAME
         with writing(workdir):
             self._images.mkdir(parents=True, exist_ok=True)
             (workdir / "tensorboard").mkdir(exist_ok=True)
@@ -86,15 +91,27 @@ class NullWriter(MetricWriter):
 
 
 def _keep_before(path: Path, step: int) -> None:
-    """Cut `path` off at the first line after `step`, or that a killed run left unfinished. Needs no space."""
+    """Drop the lines of `path` after `step`, and those that are none. Needs no space unless some in between are."""
     if not path.exists():
         return
-    length = 0
-    for line in path.read_bytes().splitlines(keepends=True):
-        try:
-            if not line.endswith(b"\n") or json.loads(line)["step"] > step:
-                break
-        except ValueError:
-            break
-        length += len(line)
-    os.truncate(path, length)
+    content = path.read_bytes()
+    lines = content.splitlines(keepends=True)
+    steps = [_step_of(line) for line in lines]
+    if damaged := sum(found is None for found in steps[:-1]):  # a killed run may leave half of the last one
+        LOG.warning("%s: %d damaged lines are dropped", path, damaged)
+    kept = b"".join(line for line, found in zip(lines, steps, strict=True) if found is not None and found <= step)
+    if content.startswith(kept):
+        os.truncate(path, len(kept))
+        return
+    repaired = path.with_name(f"{path.name}.repaired")
+    repaired.write_bytes(kept)
+    repaired.replace(path)
+
+
+def _step_of(line: bytes) -> int | None:
+    """The step of a line of the log, None where it is none."""
+    try:
+        step = json.loads(line)["step"] if line.startswith(LINE_BEGINS) and line.endswith(b"}\n") else None
+    except (ValueError, RecursionError):
+        return None
+    return step if isinstance(step, int) else None
