@@ -41,7 +41,7 @@ class TensorEntry(Document):
 
 
 class _Header(Document):
-    metadata: dict[str, str] = {}
+    metadata: dict[str, str]
 
 
 def read_safetensors(path: str | Path) -> dict[str, np.ndarray]:

@@ -18,7 +18,8 @@ import numpy as np
 
 from vsjax.errors import UserError, shorten
 from vsjax.interop.safetensors_reader import read_safetensors
-from vsjax.interop.torch_pickle import LARGEST_PICKLE, LEGACY_MAGIC, Machine, Placeholder, RefusedError, Tensor
+from vsjax.interop.torch_pickle import LARGEST_PICKLE, LEGACY_MAGIC, Machine, Placeholder, RefusedError
+from vsjax.interop.torch_tensors import Tensor
 
 MOST_MEMBERS = 100_000
 MOST_SETTINGS = 100_000
