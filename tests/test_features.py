@@ -32,3 +32,12 @@ def test_it_draws_a_picture_and_overwrites_nothing(describe_weights, simulated_p
     for flags, message in ((["--z", "9"], "has slices 0 to 4"), (["--crop", "16", "64"], "--crop must be at least")):
         with pytest.raises(UserError, match=message):
             main([*command, "--output", str(tmp_path / "other.png"), *flags])
+
+
+def test_only_a_picture_is_replaced(tmp_path):
+    (tmp_path / "thesis.txt").write_text("mine")
+    command = ["--checkpoint", str(tmp_path / "run"), "--input", str(tmp_path / "P.zarr"), "--overwrite"]
+    for output in (tmp_path / "thesis.txt", tmp_path):
+        with pytest.raises(UserError, match="is no picture" if output != tmp_path else "lie in one another"):
+            main([*command, "--output", str(output)])
+    assert (tmp_path / "thesis.txt").read_text() == "mine"

@@ -5,6 +5,7 @@ import argparse
 from vsjax.inference.plates import predict_plate
 from vsjax.inference.predictor import load
 from vsjax.inference.settings import PredictionSettings, change_sampler
+from vsjax.plates.storage import check_apart
 from vsjax.program import ProgressBar, add_process_flags, parse_settings, run_program, which_process
 
 
@@ -12,6 +13,7 @@ def main(arguments: list[str] | None = None) -> None:
     """Parse the command line and predict."""
     options = _parser().parse_args(arguments)
     process, processes = which_process(options)
+    check_apart(options.checkpoint, options.output)
     predictor = load(options.checkpoint, options.which)
     settings = PredictionSettings(
         tta=options.tta,

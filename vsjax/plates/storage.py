@@ -9,7 +9,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
@@ -243,13 +243,29 @@ def resolve(future: ts.Future, where: str, action: str = "read") -> Any:
         ) from error
 
 
-def check_apart(source: str, output: str) -> None:
-    """UserError where the output is the input, lies in it or around it: nothing may damage what is read from."""
-    folders = [Store(url).local_path for url in (source, output)]
-    if None in folders:
-        inside = source.rstrip("/") == output.rstrip("/")
-    else:
-        paths = [os.path.realpath(folder) for folder in folders]
-        inside = os.path.commonpath(paths) in paths
-    if inside:
-        raise UserError(f"{output}: --output and the input ({source}) lie in one another; choose another --output")
+def check_apart(source: str | Path, output: str | Path, flag: str = "--output") -> None:
+    """UserError where the output is the input, lies in it or around it: nothing may damage what is read from.
+
+    Local paths count by where they lead, through links, "..", and whatever names of one folder the file system has.
+
+    Args:
+        source: what is read, a plate's URL or a path.
+        output: what is written.
+        flag: that names the output, for the message.
+    """
+    if _lies_in(source, output) or _lies_in(output, source):
+        raise UserError(f"{output}: {flag} and the input ({source}) lie in one another; choose another {flag}")
+
+
+def _lies_in(inner: str | Path, outer: str | Path) -> bool:
+    """Whether one address is the other or lies below it."""
+    specs = [kvstore_spec(url) for url in (inner, outer)]
+    paths = [PurePosixPath("/", os.path.normpath("/" + spec.pop("path"))) for spec in specs]
+    if specs[0] != specs[1]:
+        return False
+    if specs[0]["driver"] == "file":
+        paths = [Path(os.path.realpath(path)) for path in paths]
+        if paths[1].exists():
+            above = (path for path in (paths[0], *paths[0].parents) if path.exists())
+            return any(path.samefile(paths[1]) for path in above)
+    return paths[0].is_relative_to(paths[1])
