@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vsjax.errors import UserError
+from vsjax.errors import UserError, shorten
 from vsjax.intensity.normalization import Normalization
 from vsjax.interop.conversion import ConvertedNetwork, convert_file
 from vsjax.interop.published import find_recipe
@@ -17,6 +17,7 @@ from vsjax.plates.storage import check_apart
 from vsjax.program import parse_settings, run_program
 from vsjax.runtime.checkpoint import describe_checkpoint, save_variables
 from vsjax.runtime.description import ChannelDescription, Description
+from vsjax.schema import parse
 
 
 @dataclass(frozen=True)
@@ -132,10 +133,8 @@ def _parse_normalization(flag: str, text: str | None, default: Normalization) ->
     if text is None:
         return default
     scope, _, statistic = text.partition("/")
-    try:
-        return Normalization(scope, statistic) if statistic or scope != "none" else Normalization("none")
-    except UserError as error:
-        raise UserError(f"{flag} {text}: {error}; write it as SCOPE/STATISTIC, such as fov/mean_std") from None
+    given = {"scope": scope} if text == "none" else {"scope": scope, "statistic": statistic}
+    return parse(Normalization, given, f"{flag} {shorten(text)}: ", "write it as SCOPE/STATISTIC, such as fov/mean_std")
 
 
 def _print_network(network: ConvertedNetwork) -> None:

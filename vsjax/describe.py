@@ -10,6 +10,7 @@ from ml_collections import ConfigDict, config_flags
 
 from vsjax.errors import UserError
 from vsjax.program import run_program
+from vsjax.runtime.experiment import check_config
 from vsjax.runtime.keys import named_key, step_key
 from vsjax.runtime.mesh import check_batch, image_sharding, make_mesh, replicated, row_sharding, state_shardings
 from vsjax.tasks.registry import make_task, resolve
@@ -30,7 +31,7 @@ def describe(config: ConfigDict) -> None:
     Raises:
         UserError: a setting does not exist, or sizes do not fit together.
     """
-    config = resolve(config)
+    config = resolve(check_config(config))
     task = make_task(config)
     summaries = summarise(task)
     for summary in summaries:
@@ -50,6 +51,7 @@ def describe(config: ConfigDict) -> None:
 
 def _compile(config: ConfigDict) -> None:
     """Compile the training step for this machine's devices; `compile_step` logs XLA's account."""
+    config = check_config(config)
     mesh = make_mesh(config.mesh)
     check_batch(mesh, config.data.batch_size, config.train.accumulate)
     config = resolve(config)

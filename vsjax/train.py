@@ -21,6 +21,7 @@ from vsjax.errors import Preempted, UserError
 from vsjax.program import run_program
 from vsjax.runtime.checkpoint import CheckpointStore, can_resume
 from vsjax.runtime.description import Progress
+from vsjax.runtime.experiment import check_config
 from vsjax.runtime.keys import named_key, step_key
 from vsjax.runtime.mesh import (
     batch_rows,
@@ -62,7 +63,8 @@ def train(config: ConfigDict, workdir: str | Path) -> dict[str, float]:
     with ExitStack() as resources:  # closed in turn, whatever happens
         is_first_process = jax.process_index() == 0
 
-        # --- Mesh and task: every device, one program; all sizes are checked before data are touched
+        # --- Config, mesh and task: every device, one program; all sizes are checked before data are touched
+        config = check_config(config)
         mesh = make_mesh(config.mesh)
         batch_size = config.data.batch_size
         check_batch(mesh, batch_size, config.train.accumulate)

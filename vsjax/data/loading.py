@@ -13,6 +13,7 @@ from vsjax.data.pipeline import Batch, CropReader, evaluation_batches, iterate_f
 from vsjax.data.roles import ChannelRole, Role, make_roles
 from vsjax.data.sampling import Crop, CropSampler, grid_crops
 from vsjax.plates.statistics_attribute import Statistics
+from vsjax.schema import read_section
 
 
 @dataclass(frozen=True)
@@ -91,7 +92,7 @@ def open_data(config: ConfigDict, out_depth: int, rows: tuple[int, ...] | None =
     )
     check_uniform([*training, *validation])
     patch = tuple(data.patch)
-    read_size = oversized_patch(AugmentConfig.from_config(config.augment), patch)
+    read_size = oversized_patch(read_section(AugmentConfig, config.augment, "config.augment"), patch)
     # More slices than a stack has cannot be read: the augmentation clamps at the first and the last one.
     depth = min(fov.position.shape[2] for fov in training)
     read_size = (min(read_size[0], max(depth, patch[0])), *read_size[1:])
