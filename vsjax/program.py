@@ -56,7 +56,7 @@ def parse_settings(flag: str, items: Sequence[str]) -> dict[str, Any]:
             raise UserError(f"{flag} {item}: has no value; write NAME=VALUE, such as head_pool=True")
         try:
             settings[name] = ast.literal_eval(text)
-        except (ValueError, SyntaxError):
+        except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):  # what a parser of Python raises
             settings[name] = text
     return settings
 
