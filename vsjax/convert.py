@@ -13,7 +13,7 @@ from vsjax.interop.conversion import ConvertedNetwork, convert_file
 from vsjax.interop.published import find_recipe
 from vsjax.models.registry import MODELS
 from vsjax.plates.reader import open_plate
-from vsjax.program import parse_settings, run_program
+from vsjax.program import Parser, parse_settings, real, run_program
 from vsjax.runtime.checkpoint import describe_checkpoint, save_variables
 from vsjax.runtime.description import ChannelDescription, Description
 from vsjax.schema import parse
@@ -101,8 +101,6 @@ def _describe_data(network: ConvertedNetwork, options: argparse.Namespace) -> Da
     for role in nameless:
         names = " ".join({"source": source, "target": target}[role])
         print(f"nothing tells the names of its {role} channels: {names} (--{role} gives others)")
-    if options.pixel_size and min(options.pixel_size) <= 0:
-        raise UserError(f"--pixel-size {options.pixel_size}: every size must be above 0 µm")
     statistics, pixel_size_um = {}, ()
     if options.statistics:
         position = next(iter(open_plate(options.statistics).positions()))
@@ -183,7 +181,7 @@ def _save(output: Path, variables: dict[str, Any], description: Description) -> 
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m vsjax.convert",
         description="Convert a network of VisCy's (Lightning checkpoint, state_dict or safetensors), or a ConvNeXt V2 "
         "backbone, into a checkpoint for vsjax.predict and vsjax.train. Nothing in the file is executed.",
@@ -203,7 +201,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--statistics", metavar="PLATE", help="a plate with the stains and vsjax.preprocess's statistics: gives units"
     )
-    parser.add_argument("--pixel-size", nargs=3, type=float, metavar=("Z", "Y", "X"), help="µm, of the training plates")
+    parser.add_argument(
+        "--pixel-size", nargs=3, type=real(1e-6, 1e6), metavar=("Z", "Y", "X"), help="µm, of the training plates"
+    )
     parser.add_argument("--overwrite", action="store_true", help="replace the converted checkpoint that is there")
     return parser
 
