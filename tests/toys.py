@@ -121,12 +121,15 @@ class Walk(Document):
     strength: float = Field(0.5, ge=0, le=100, description="of its noise")
 
 
+WALK = Walk()
+
+
 @dataclass(frozen=True)
 class Drawn(ForwardPass):
     """Applies its network again and again, with new noise each time: it looks as many pixels far as it takes steps."""
 
     draws: bool = True
-    sampler: Walk = Walk()
+    sampler: Walk = WALK
     receptive_radius = property(lambda self: self.sampler.steps)
 
     def predict(self, variables, window, context):

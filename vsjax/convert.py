@@ -1,7 +1,6 @@
 """Use weights of other software: `python -m vsjax.convert --input VSCyto3D.ckpt --output models/vscyto3d`."""
 
 import argparse
-import math
 import os
 import tempfile
 from collections.abc import Sequence
@@ -17,7 +16,7 @@ from vsjax.interop.published import find_recipe
 from vsjax.models.registry import MODELS
 from vsjax.plates.reader import open_plate
 from vsjax.plates.storage import check_apart
-from vsjax.program import parse_settings, run_program
+from vsjax.program import Parser, parse_settings, real, run_program
 from vsjax.runtime.checkpoint import describe_checkpoint, save_variables
 from vsjax.runtime.description import ChannelDescription, Description
 from vsjax.schema import parse
@@ -109,8 +108,6 @@ def _describe_data(network: ConvertedNetwork, options: argparse.Namespace) -> Da
     for role in nameless:
         names = " ".join({"source": source, "target": target}[role])
         print(f"nothing tells the names of its {role} channels: {names} (--{role} gives others)")
-    if not all(math.isfinite(size) and size > 0 for size in options.pixel_size or ()):
-        raise UserError(f"--pixel-size {options.pixel_size}: every size must be above 0 µm and finite")
     target_normalization = _parse_normalization("--normalization-target", options.normalization_target, recipe.target)
     statistics, pixel_size_um = {}, ()
     if options.statistics:
@@ -213,7 +210,7 @@ def _save(output: Path, variables: dict[str, Any], description: Description) -> 
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m vsjax.convert",
         description="Convert a network of VisCy's (Lightning checkpoint, state_dict or safetensors), or a ConvNeXt V2 "
         "backbone, into a checkpoint for vsjax.predict and vsjax.train. Nothing in the file is executed.",
@@ -233,7 +230,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--statistics", metavar="PLATE", help="a plate with the stains and vsjax.preprocess's statistics: gives units"
     )
-    parser.add_argument("--pixel-size", nargs=3, type=float, metavar=("Z", "Y", "X"), help="µm, of the training plates")
+    parser.add_argument(
+        "--pixel-size", nargs=3, type=real(1e-6, 1e6), metavar=("Z", "Y", "X"), help="µm, of the training plates"
+    )
     parser.add_argument("--overwrite", action="store_true", help="replace the converted checkpoint that is there")
     return parser
 

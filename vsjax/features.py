@@ -15,7 +15,7 @@ from vsjax.inference.predictor import Predictor
 from vsjax.models.registry import network_of
 from vsjax.plates.reader import open_plate
 from vsjax.plates.storage import check_apart
-from vsjax.program import run_program
+from vsjax.program import Parser, run_program, whole
 from vsjax.runtime.checkpoint import load_checkpoint
 
 _PNG = b"\x89PNG\r\n\x1a\n"
@@ -59,7 +59,7 @@ def _check_output(output: Path, overwrite: bool) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m vsjax.features", description="Draw what the stages of a trained network see, as colours."
     )
     parser.add_argument("--checkpoint", required=True, help="folder of a run or of converted weights")
@@ -68,8 +68,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--output", required=True, help="PNG to write")
     parser.add_argument("--stages", nargs="+", metavar="NAME", help="such as encoder_0 decoder/stage_1 (all)")
     parser.add_argument("--source", nargs="+", metavar="NAME", help="the plate's names of the model's source channels")
-    parser.add_argument("--z", type=int, help="slice to show (the middle)")
-    parser.add_argument("--crop", nargs=2, type=int, metavar=("Y", "X"), help=f"pixels, of the middle ({CROP} {CROP})")
+    parser.add_argument("--z", type=whole(0, 2**20), help="slice to show (the middle)")
+    parser.add_argument(
+        "--crop", nargs=2, type=whole(1, 2**15), metavar=("Y", "X"), help=f"pixels, of the middle ({CROP} {CROP})"
+    )
     parser.add_argument("--overwrite", action="store_true", help="replace the picture that is there")
     return parser
 

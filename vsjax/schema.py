@@ -6,6 +6,7 @@ A document is a class below `Document`; whoever owns it reads it with `parse` an
 are tuples. `scripts/fuzz.py` finds the fields of a document in its class.
 """
 
+import dataclasses
 import json
 from collections.abc import Mapping
 from typing import Annotated, Any, TypeVar
@@ -59,6 +60,20 @@ def parse(kind: type[_T], value: Any, where: str, remedy: str) -> _T:
 def read_section(kind: type[_T], section: Any, where: str) -> _T:
     """A section of a config as its document; `where` is its name, such as "config.data". UserError as `parse`."""
     return parse(kind, section.to_dict() if isinstance(section, ConfigDict) else section, where, CONFIG_REMEDY)
+
+
+def document_of(kind: type, leave_out: tuple[str, ...] = (), **further: Any) -> type[Document]:
+    """A document with the fields of a dataclass: their annotations, ranges among them, and their defaults.
+    `further` fields are those of `pydantic.create_model`."""
+    missing, fields = dataclasses.MISSING, {}
+    for field in dataclasses.fields(kind):
+        if field.default_factory is not missing:
+            default = pydantic.Field(default_factory=field.default_factory)
+        else:
+            default = ... if field.default is missing else field.default
+        if field.name not in leave_out:
+            fields[field.name] = (field.type, default)
+    return pydantic.create_model(kind.__name__, __base__=Document, **further, **fields)
 
 
 def parse_object(content: bytes | str, where: str, remedy: str) -> dict[str, Any]:

@@ -18,7 +18,8 @@ from tqdm import tqdm
 from vsjax.data.loading import open_data
 from vsjax.disk import writing
 from vsjax.errors import Preempted, UserError
-from vsjax.program import run_program
+from vsjax.memory import check_memory
+from vsjax.program import parse_flags, run_program
 from vsjax.runtime.checkpoint import CheckpointStore, can_resume
 from vsjax.runtime.description import Progress
 from vsjax.runtime.experiment import check_config
@@ -38,7 +39,7 @@ from vsjax.tasks.registry import find_metric, make_task, resolve
 from vsjax.tasks.state import TrainState
 from vsjax.training.averages import Averages, average_batch, judge, mean_of_batches, mean_of_steps
 from vsjax.training.initialization import apply_initial, read_initial
-from vsjax.training.overview import compile_step, describe_model, describe_run
+from vsjax.training.overview import compile_step, describe_model, describe_run, total_bytes
 from vsjax.training.panels import panel
 from vsjax.training.preemption import Preemption
 from vsjax.training.restart import check_same_config
@@ -84,6 +85,8 @@ def train(config: ConfigDict, workdir: str | Path) -> dict[str, float]:
         # --- State: restored from the newest checkpoint, or made, with another run's weights where the config says so
         init = partial(task.init, named_key(config.seed, "init"))
         abstract = jax.eval_shape(init, first_batch)
+        needed = total_bytes(abstract) // jax.process_count()
+        check_memory("config.model, with its optimiser,", needed, "set smaller sizes in config.model")
         shardings = state_shardings(mesh, abstract)
         initial = None if can_resume(workdir) else read_initial(config.init, abstract.variables, task.model.parts)
         preemption = resources.enter_context(Preemption())  # heeded until the last checkpoint is on disk
@@ -188,7 +191,7 @@ def train(config: ConfigDict, workdir: str | Path) -> dict[str, float]:
         return metrics
 
 
-_CONFIG = config_flags.DEFINE_config_file("config", None, "The experiment, e.g. configs/unext2.py.", lock_config=True)
+config_flags.DEFINE_config_file("config", None, "The experiment, e.g. configs/unext2.py.", lock_config=True)
 _WORKDIR = flags.DEFINE_string("workdir", None, "Where checkpoints and logs go; give it again to go on.")
 _CLUSTER = flags.DEFINE_bool("cluster", False, "One of the processes of a Slurm job step or a TPU pod.")
 _COORDINATOR = flags.DEFINE_string("coordinator", None, "host:port of process 0, where there is no --cluster.")
@@ -199,11 +202,7 @@ _PROCESS = flags.DEFINE_integer("process", None, "The number of this one, from 0
 def main() -> None:
     """Train with the flags of the command line."""
     app.define_help_flags()
-    try:
-        unknown = flags.FLAGS(sys.argv)[1:]
-        config = _CONFIG.value and _CONFIG.value.copy_and_resolve_references()  # also fails if the file did not load
-    except (flags.Error, AttributeError, TypeError, OSError) as error:  # a config field or file that does not exist
-        raise UserError(f"command line: {error}") from error
+    config, unknown = parse_flags(flags.FLAGS, sys.argv)
     if unknown:
         raise UserError(
             f"command line: {unknown[0]!r} belongs to no flag; a value follows its flag after '=' or a space"

@@ -12,7 +12,6 @@ from vsjax.errors import UserError
 from vsjax.inference.predictor import Predictor
 from vsjax.inference.settings import PredictionSettings
 from vsjax.inference.tiling import plan_tiles
-from vsjax.inference.volume import host_memory
 from vsjax.runtime.checkpoint import load_checkpoint
 
 GOOD = np.random.default_rng(0).normal(100, 5, (3, 8, 8))
@@ -63,8 +62,7 @@ def test_arrays(predictor, volume, message):
 
 
 def test_an_array_beyond_the_memory_is_refused_before_it_is_read(predictor):
-    refused(r"volume: its shape .* GiB are free", predictor.predict, np.broadcast_to(GOOD[0, 0, 0], (2**15,) * 3))
-    assert host_memory() > 1 << 30
+    refused("volume: its shape .* would take .* GiB", predictor.predict, np.broadcast_to(GOOD[0, 0, 0], (2**15,) * 3))
 
 
 @pytest.mark.parametrize(
@@ -137,7 +135,7 @@ def test_a_batch_without_regard_to_the_memory_becomes_the_usual_one(tmp_path, mo
     shape = (200, 16, 16, 1)
     size = predictor.compiled.program((150, 3, 16, 16, 1)).memory_analysis()
     enough = size.temp_size_in_bytes + size.argument_size_in_bytes + size.output_size_in_bytes
-    settings = PredictionSettings(batch_size=10**9, tile=(16, 16))
+    settings = PredictionSettings(batch_size=4096, tile=(16, 16))
     assert predictor.resolve(shape, settings).batch_size == 198
     monkeypatch.setattr("vsjax.inference.compiled._free_bytes", lambda device, space: enough)
     monkeypatch.setattr("vsjax.inference.predictor.BATCH_PIXELS", 16 * 16 * 50)

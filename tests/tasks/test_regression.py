@@ -113,12 +113,12 @@ def test_normalisation_comes_before_the_network():
 @pytest.mark.parametrize(
     ("field", "value", "message"),
     [
-        ("task.name", "magic", r"config\.task\.name='magic' does not exist; choose one of regression"),
+        ("task.name", "magic", r"config\.task\.name: 'magic' does not exist; choose one of regression"),
         ("data.patch", (5, 100, 96), r"Y=100 is not divisible by 32"),
         ("data.patch", (7, 96, 96), r"7.*5|5.*7"),
         ("model.backbone", "resnet", r"backbone.*convnextv2_atto"),
         ("task.loss.scales", 5, r"too small for an MS-SSIM of 5 scales"),
-        ("optim.schedule", "quadratic", r"schedule='quadratic' does not exist"),
+        ("optim.schedule", "quadratic", r"schedule: is 'quadratic'; it must be 'cosine'"),
         ("augment.rotation", "twice", r"augment\.rotation"),
         ("roles.source.normalization.scope", "world", r"world"),
     ],

@@ -5,6 +5,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import flax
@@ -14,7 +15,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from vsjax.errors import UserError
-from vsjax.inference.volume import host_memory
+from vsjax.memory import machine_bytes
 from vsjax.runtime.checkpoint import Checkpoint
 from vsjax.runtime.mesh import image_sharding, make_mesh, replicated
 from vsjax.tasks.context import Context
@@ -196,4 +197,8 @@ def _free_bytes(device: jax.Device, space: int) -> int:
     stats = device.memory_stats()
     if stats and "bytes_limit" in stats:
         return int(0.9 * (stats["bytes_limit"] - stats["bytes_in_use"]))
-    return host_memory() // 2 // space
+    meminfo = Path("/proc/meminfo")
+    if meminfo.exists():
+        fields = dict(line.split(":") for line in meminfo.read_text().splitlines())
+        return int(fields["MemAvailable"].split()[0]) * 1024 // 2 // space
+    return machine_bytes() // 2 // space

@@ -21,7 +21,7 @@ from vsjax.inference.volume import (
     as_float32,
     as_volume,
     check_finite,
-    check_memory,
+    check_fits,
     find_location_scale,
     normalize_windows,
 )
@@ -136,7 +136,7 @@ class Predictor:
                 f"{len(self.source_channels)}: {', '.join(self.source_channels)}"
             )
         kept = settings.draws if settings.keep == "draws" else min(settings.draws, 2)
-        check_memory(stacks.shape, kept, len(self.source_channels), len(self.target_channels))
+        check_fits(stacks.shape, len(self.source_channels), kept * len(self.target_channels))
         plan_windows(stacks.shape[1], self.in_depth, self.compiled.out_depth, settings.z_step)  # deep enough
         parts = [stacks] if self.normalization.scope != "timepoint" else np.split(stacks, len(stacks))
         found = [find_location_scale(part, self.source_channels, self.normalization, statistics) for part in parts]

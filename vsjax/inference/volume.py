@@ -5,9 +5,7 @@ And what follows from it: the statistics of the array itself, and how its window
 
 import math
 import numbers
-import os
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -18,6 +16,7 @@ from vsjax.errors import UserError, shorten
 from vsjax.inference.windows import Prepare, WindowPlan
 from vsjax.intensity.normalization import STATISTICS, Normalization, location_scale, normalize, patch_location_scale
 from vsjax.intensity.statistics import compute_statistics
+from vsjax.memory import check_memory
 
 STATISTICS_GRID = 32  # distance of the pixels that `vsjax.preprocess` samples by default
 STATISTICS_PIXELS = 512  # per side, of the planes from which "patch" normalisation takes its statistics
@@ -40,24 +39,12 @@ def as_volume(volume: Any) -> np.ndarray:
     return volume
 
 
-def check_memory(shape: Sequence[int], draws: int, source: int, target: int) -> None:
-    """UserError where the pixels [T, Z, Y, X, C] of an array, as float32, and its prediction exceed the memory."""
+def check_fits(shape: Sequence[int], source: int, target: int) -> None:
+    """UserError where the pixels [T, Z, Y, X, C] of an array of `source` channels, as float32 and normalised, and its
+    prediction of `target` channels exceed the memory."""
     times, *stack = (int(n) for n in shape[:4])
-    needed = 4 * math.prod(stack) * (2 * source + times * target * draws)
-    if needed > (free := host_memory()):
-        raise UserError(
-            f"volume: its shape {tuple(shape)} needs {needed / 2**30:,.0f} GiB with its prediction, and "
-            f"{free / 2**30:,.0f} GiB are free; give a part of it, or predict a plate with vsjax.predict"
-        )
-
-
-def host_memory() -> int:
-    """Free bytes of this machine's memory."""
-    meminfo = Path("/proc/meminfo")
-    if meminfo.exists():
-        fields = dict(line.split(":") for line in meminfo.read_text().splitlines())
-        return int(fields["MemAvailable"].split()[0]) * 1024
-    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    needed = 4 * math.prod(stack) * (2 * source + times * target)
+    check_memory(f"volume: its shape {tuple(shape)}, with its prediction,", needed, "give a part of it")
 
 
 def check_finite(volume: np.ndarray, channels: Sequence[str], what: str, remedy: str) -> None:

@@ -1,12 +1,10 @@
 """The networks by name, and how to make one from settings that a user wrote."""
 
-import dataclasses
 import functools
 from collections.abc import Mapping
 from typing import Any, Literal
 
 import jax.numpy as jnp
-import pydantic
 
 from vsjax.errors import UserError, shorten
 from vsjax.models.fcmae import FCMAE
@@ -15,7 +13,7 @@ from vsjax.models.network import Network
 from vsjax.models.unet2d import UNet2D
 from vsjax.models.unet25d import UNet25D
 from vsjax.models.unext2 import UNeXt2
-from vsjax.schema import Document, read_section
+from vsjax.schema import Document, document_of, read_section
 
 MODELS: dict[str, type[Network]] = {
     "unext2": UNeXt2,
@@ -29,12 +27,7 @@ COMPUTE_TYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
 @functools.cache
 def _document(name: str, kind: type[Network]) -> type[Document]:
-    fields = {
-        field.name: (field.type, ... if field.default is dataclasses.MISSING else field.default)
-        for field in dataclasses.fields(kind)
-        if field.name not in ("parent", "name", "dtype")
-    }
-    return pydantic.create_model(kind.__name__, __base__=Document, name=(Literal[name], ...), **fields)
+    return document_of(kind, leave_out=("parent", "name", "dtype"), name=(Literal[name], ...))
 
 
 def network_document(name: Any, where: str = "config.model") -> type[Document]:

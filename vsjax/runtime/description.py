@@ -8,6 +8,7 @@ import pydantic
 
 from vsjax.errors import UserError
 from vsjax.intensity.normalization import Normalization
+from vsjax.runtime.experiment import check_saved_config
 from vsjax.version import __version__
 
 
@@ -82,7 +83,9 @@ def read_description(path: Path) -> Description:
             wrong.
     """
     try:
-        return Description.model_validate(json.loads(path.read_text()))
+        description = Description.model_validate(json.loads(path.read_text()))
+        check_saved_config(description.config, f"{path}: config")
+        return description
     except pydantic.ValidationError as error:
         first = error.errors()[0]
         name = ".".join(map(str, first["loc"])) or "document"
