@@ -3,6 +3,8 @@ ours; the flags of a program that several processes share, and the progress that
 
 import argparse
 import ast
+import errno
+import io
 import logging
 import os
 import sys
@@ -20,29 +22,66 @@ from vsjax.errors import Preempted, UserError, WriteError, shorten
 from vsjax.plates.derived import Listener
 
 RESTART = 75  # EX_TEMPFAIL of sysexits.h: "try again later"; the launchers in scripts/ start such a job again
+PIPE_CLOSED = 141  # 128 + SIGPIPE, as of other programs
+_BAD_PATHS = (errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTDIR)
 
 
 def run_program(name: str, main: Callable[[], None]) -> None:
-    """Call `main` and exit: status 0; 1 after one line on standard error when it raises `UserError`; `RESTART` when it
-    was told to stop and the same command would go on."""
+    """Call `main` and exit: status 0; 1 after one line on standard error when it raises `UserError`, when a path cannot
+    be one, or the memory does not suffice; `RESTART` when it was told to stop and the same command would go on;
+    `PIPE_CLOSED` when nobody reads its output any more."""
     _show_log()
     _keep_compiled_programs()
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a terminal may not know the letters of a name
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
-        with writing(Path.cwd()):
+        with writing(_working_folder()):
             main()
+            _flush()
     except WriteError as error:
-        print(f"\nvsjax.{name}: error: {_one_line(error)}", file=sys.stderr)  # below the progress bar
-        sys.stdout.flush()
+        print(f"\nvsjax.{name}: error: {error}", file=sys.stderr)  # below the progress bar
+        _flush()
         os._exit(1)  # open files and the libraries' threads would try to write again, and complain at length
-    except UserError as error:
-        print(f"vsjax.{name}: error: {_one_line(error)}", file=sys.stderr)
-        sys.exit(1)
     except Preempted as stop:
         print(f"vsjax.{name}: {stop}", file=sys.stderr)
         sys.exit(RESTART)
     except KeyboardInterrupt:
         print(f"vsjax.{name}: interrupted", file=sys.stderr)
         sys.exit(130)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes once more when it exits
+        sys.exit(PIPE_CLOSED)
+    except (UserError, OSError, MemoryError, jax.errors.JaxRuntimeError) as error:
+        if (line := _line_for_user(error)) is None:
+            raise
+        print(f"vsjax.{name}: error: {line}", file=sys.stderr)
+        sys.exit(1)
+
+
+def _line_for_user(error: Exception) -> str | None:
+    """What a user can put right; None where the error is a fault of ours."""
+    if isinstance(error, UserError):
+        return str(error)
+    if isinstance(error, OSError):
+        if error.errno not in _BAD_PATHS or error.filename is None:
+            return None
+        return str(UserError(f"{shorten(str(error.filename), 300)}: {error.strerror}; give another path"))
+    if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error):
+        reason = shorten(str(error) or type(error).__name__, 300)
+        return str(UserError(f"the memory does not suffice ({reason}); take smaller tiles, patches or batches"))
+    return None
+
+
+def _working_folder() -> Path:
+    try:
+        return Path.cwd()
+    except FileNotFoundError as error:
+        raise UserError("the working folder is not there any more; change to another") from error
+
+
+def _flush() -> None:
+    if sys.stdout is not None:  # it is closed: `>&-`
+        sys.stdout.flush()
 
 
 def parse_settings(flag: str, items: Sequence[str]) -> dict[str, Any]:
@@ -177,10 +216,6 @@ def which_process(options: argparse.Namespace) -> tuple[int, int]:
     return process, processes
 
 
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())
-
-
 def _tell_of_unraisable(unraisable: Any) -> None:
     """What Python says, except of what TensorStore says of writes that Orbax gave up when one of them failed."""
     if str(unraisable.exc_value) != "Event loop is closed":
@@ -203,9 +238,15 @@ def _show_log() -> None:
 def _keep_compiled_programs() -> None:
     """Let XLA keep what it compiled in the user's cache folder, so that the next start of the same experiment is quick.
     `JAX_COMPILATION_CACHE_DIR` names another folder."""
-    if jax.config.jax_compilation_cache_dir is None:
-        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-        jax.config.update("jax_compilation_cache_dir", str(cache / "vsjax" / "xla"))
+    if jax.config.jax_compilation_cache_dir is not None:
+        return
+    try:
+        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vsjax" / "xla"
+        cache.mkdir(parents=True, exist_ok=True)
+    except (OSError, RuntimeError):  # no home, or none to write to: every start compiles anew
+        return
+    if os.access(cache, os.W_OK):
+        jax.config.update("jax_compilation_cache_dir", str(cache))
 
 
 class ProgressBar(Listener):

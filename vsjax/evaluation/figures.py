@@ -185,7 +185,7 @@ def _strip(axis: Axes, rows: Sequence[Row], name: str, positions: Sequence[str],
 
 def _label_positions(axis: Axes, positions: Sequence[str]) -> None:
     step = -(-len(positions) // MAX_LABELS)
-    names = [label(name) for name in positions[::step]]
+    names = [label(name, 20) for name in positions[::step]]
     crowded = sum(map(len, names)) > 36
     axis.set_xticks(range(0, len(positions), step), names, rotation=60 if crowded else 0,
                     ha="right" if crowded else "center", rotation_mode="anchor" if crowded else None)  # fmt: skip
