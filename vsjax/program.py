@@ -147,6 +147,9 @@ def parse_flags(values: flags.FlagValues, arguments: Sequence[str], **options: b
     Raises:
         UserError: a flag or a field is wrong, or the file cannot be read, or whatever its Python raises.
     """
+    file = Path(_config_file(arguments).partition(":")[0])
+    if file.name and file.exists() and not file.is_file():
+        raise UserError(f"command line: --config {file}: is no file; give one such as configs/unext2.py")
     try:
         rest = values(list(arguments), **options)[1:]
         config = values["config"].value
