@@ -17,6 +17,7 @@ from configs.common import base_config, channel_role, small_data_augmentation
 from vsjax.data.augmentation import AugmentConfig, oversized_patch
 from vsjax.runtime.keys import named_key, step_key
 from vsjax.runtime.mesh import image_sharding, make_mesh, put_batch, replicated, state_shardings
+from vsjax.schema import read_section
 from vsjax.tasks.registry import make_task, resolve
 from vsjax.tasks.task import Task
 
@@ -78,7 +79,9 @@ def synthetic_batch(config: ConfigDict, number: int) -> dict[str, np.ndarray]:
     stains."""
     rng = np.random.default_rng(number)
     size = config.data.batch_size
-    z, y, x = np.indices(oversized_patch(AugmentConfig.from_config(config.augment), tuple(config.data.patch)))
+    z, y, x = np.indices(
+        oversized_patch(read_section(AugmentConfig, config.augment, "config.augment"), tuple(config.data.patch))
+    )
     source = rng.normal(size=(size, 1, 1, 1, 1)) + np.zeros((size, *z.shape, 1))
     for _ in range(6):
         phase, along_y, along_x = (rng.uniform(0, high, (size, 1, 1, 1)) for high in (2 * np.pi, 0.15, 0.15))

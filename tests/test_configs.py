@@ -19,6 +19,7 @@ from jax.experimental.compilation_cache import compilation_cache
 from vsjax.data.augment_config import AugmentConfig
 from vsjax.data.augmentation import oversized_patch
 from vsjax.runtime.checkpoint import load_checkpoint
+from vsjax.schema import read_section
 from vsjax.tasks.registry import make_task, resolve
 from vsjax.train import train
 
@@ -162,7 +163,7 @@ def test_a_hidden_cell_has_the_encoders_stride():
 def test_crops_fit_the_papers_images(name, shape):
     """Augmentation reads more than the patch; the smallest images of each dataset must hold it."""
     config = config_of(name)
-    read = oversized_patch(AugmentConfig.from_config(config.augment), config.data.patch)
+    read = oversized_patch(read_section(AugmentConfig, config.augment, "config.augment"), config.data.patch)
     assert max(read[1:]) <= shape
 
 

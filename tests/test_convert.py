@@ -4,6 +4,7 @@ import os
 import pickle
 import re
 import zipfile
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -194,6 +195,30 @@ def diverged(path, shared):
     save_file(tensors, path)
 
 
+def huge(path, shared):
+    """float64 that float32 does not hold."""
+    tensors = golden_tensors(shared)
+    tensors["stem.conv.bias"] = np.full(tensors["stem.conv.bias"].shape, 1e300)
+    save_file(tensors, path)
+
+
+def flat(path, shared):
+    tensors = golden_tensors(shared)
+    tensors["stem.conv.weight"] = tensors["stem.conv.weight"].reshape(-1)
+    save_file(tensors, path)
+
+
+def with_model_config(path, shared, config):
+    """The golden file with other settings in its pickle, which ends with the dictionary that holds them."""
+    with zipfile.ZipFile(golden_file(shared, "tiny_unext2_atto")) as old, zipfile.ZipFile(path, "w") as new:
+        for entry in old.infolist():
+            content = old.read(entry)
+            if entry.filename.endswith("data.pkl"):
+                settings = pickle.dumps({"model_config": config}, protocol=2)[2:-1]
+                content = content[:-1] + b"X\x10\0\0\0hyper_parameters" + settings + b"s."
+            new.writestr(entry.filename, content)
+
+
 BAD_FILES = {
     "malicious.ckpt": (malicious, rf"refused.*\({os.system.__module__}.system\)"),
     "truncated.ckpt": (truncated, "not a complete PyTorch checkpoint"),
@@ -206,9 +231,29 @@ BAD_FILES = {
         r"no network that vsjax knows \(its tensors are layer1.0.conv1.weight",
     ),
     "diverged.safetensors": (diverged, "stem/conv/bias holds NaN"),
+    "huge.safetensors": (huge, "head/conv/bias|stem/conv/bias holds NaN or infinite"),
+    "empty.safetensors": (
+        lambda p, _: save_file({"stem.conv.weight": np.zeros((0, 3), np.float32)}, p),
+        r"tensor stem.conv.weight: its shape \(0, 3\) holds no numbers",
+    ),
+    "flat.safetensors": (flat, "looks like unext2, but its tensors have not the shapes of one"),
+    "many.safetensors": (
+        lambda p, shared: save_file(golden_tensors(shared) | {f"x{n}": np.zeros(1) for n in range(5000)}, p),
+        r"5000 unexpected: x0, x1, x10, x100, and 4996 more\); give the settings",
+    ),
+    "list.ckpt": (partial(with_model_config, config=[1]), "hyper_parameters.model_config: is a list, not a table"),
+    "text.ckpt": (
+        partial(with_model_config, config={"head_pool": "x"}),
+        "hyper_parameters.model_config.head_pool: is 'x'",
+    ),
+    "blocks.ckpt": (
+        partial(with_model_config, config={"drop_path_rate": float("nan")}),
+        "hyper_parameters.model_config.drop_path_rate: is nan",
+    ),
 }
 
 
+@pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("name", BAD_FILES)
 def test_bad_files_give_one_line_and_write_nothing(shared, tmp_path, name):
     write, message = BAD_FILES[name]
@@ -234,6 +279,12 @@ def test_bad_files_give_one_line_and_write_nothing(shared, tmp_path, name):
         (["--target", "a", "b", "--statistics", "{plate}"], r"cells.zarr.*channel.*'a'"),
         (["--statistics", "{plate}"], r"cells.zarr.*--target"),
         (["--target", "a", "b", "--pixel-size", "1", "0", "1"], r"--pixel-size"),
+        (["--target", "a", "b", "--pixel-size", "1", "nan", "1"], r"--pixel-size"),
+        (["--target", "a", "\udcff"], r"--target \?: is no name of a channel"),
+        (["--target", "a", ""], r"--target : is no name of a channel"),
+        (["--target", "a", "b", "--set", "drop_path_rate=x"], r"--set.drop_path_rate: is 'x'"),
+        (["--target", "a", "b", "--set", "in_stack_depth=1000000000"], r"--set.in_stack_depth: is 1000000000"),
+        (["--target", "a", "b", "--set", "head_pool=" + "(" * 10_000], r"--set.head_pool: is '\(\(\("),
     ],
 )
 def test_wrong_flags_give_one_line_and_write_nothing(shared, tmp_path, simulated_plate, flags, message):
@@ -263,6 +314,12 @@ def test_overwrite_spares_what_was_not_converted(shared, tmp_path):
     with pytest.raises(UserError, match="is no converted checkpoint"):
         convert(golden_file(shared, "tiny_fcmae_2d_pretrain"), tmp_path / "thesis", "--overwrite")
     assert (tmp_path / "thesis" / "chapter.txt").read_text() == "years of work"
+    model = convert(golden_file(shared, "tiny_fcmae_2d_pretrain"), tmp_path / "model")
+    (model / "checkpoints" / "chapter.txt").write_text("years of work")
+    with pytest.raises(UserError, match="is no converted checkpoint"):
+        convert(golden_file(shared, "tiny_fcmae_2d_pretrain"), model, "--overwrite")
+    with pytest.raises(UserError, match="cannot be written"):
+        convert(golden_file(shared, "tiny_fcmae_2d_pretrain"), tmp_path / ("x" * 300))
 
 
 @pytest.mark.parametrize(

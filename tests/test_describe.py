@@ -1,6 +1,7 @@
 """What is said of a run before there are data, against the run's own state and XLA's account."""
 
 import logging
+import os
 import re
 
 import pytest
@@ -51,3 +52,23 @@ def test_what_is_kept_for_the_gradient_is_about_what_xla_takes(capsys, caplog):
 def test_mistakes_are_told(arguments, message):
     with pytest.raises(UserError, match=message):
         main(arguments)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "is no file"),
+        (b"\x93NUMPY\x01\0v\0", "experiment.py"),
+        (b"[" * 100_000, "experiment.py"),
+        (b"def get_config():\n    return 3", "experiment.py"),
+    ],
+)
+def test_a_config_that_is_none(tmp_path, content, message):
+    path = tmp_path / "experiment.py"
+    if content is None:
+        os.mkfifo(path)
+    else:
+        path.write_bytes(content)
+    with pytest.raises(UserError, match=message) as caught:
+        main([f"--config={path}"])
+    assert "\n" not in str(caught.value)

@@ -1,5 +1,7 @@
 """The program that draws a network's features."""
 
+import os
+
 import jax
 import numpy as np
 import pytest
@@ -32,6 +34,25 @@ def test_it_draws_a_picture_and_overwrites_nothing(describe_weights, simulated_p
     for flags, message in ((["--z", "9"], "has slices 0 to 4"), (["--crop", "16", "64"], "--crop must be at least")):
         with pytest.raises(UserError, match=message):
             main([*command, "--output", str(tmp_path / "other.png"), *flags])
+    for flags, message in (
+        (["--stages", *(f"a{n}" for n in range(65))], "--stages: names 65; name at most 64"),
+        (["--stages", "x" * 10_000], "--stages xxx.*: the network has no such stage; its stages are encoder_0"),
+        (["--position", "Z/99/0"], "Z/99/0"),
+        (["--source", "x" * 10_000], "xxx"),
+        (["--input", str(tmp_path / "run")], "run: "),
+        (["--input", str(output)], "features.png"),
+        (["--checkpoint", str(output)], "features.png: no whole checkpoint"),
+        (["--checkpoint", str(simulated_plate)], "no whole checkpoint"),
+    ):
+        with pytest.raises(UserError, match=message) as caught:
+            main([*command, "--output", str(tmp_path / "other.png"), *flags])
+        assert "\n" not in str(caught.value)
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    for flag in ("--checkpoint", "--input"):
+        with pytest.raises(UserError, match="pipe"):
+            main([*command, "--output", str(tmp_path / "other.png"), flag, str(pipe)])
+    assert not (tmp_path / "other.png").exists()
 
 
 def test_only_a_picture_is_replaced(tmp_path):

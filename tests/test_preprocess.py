@@ -110,7 +110,9 @@ def test_mistakes_on_the_command_line(arguments, message):
 def test_mistakes_in_the_statistics_of_a_config(plate, tmp_path):
     config = tmp_path / "wrong.py"
     config.write_text(Path(CONFIG).read_text().replace('"grid": 32', '"gird": 32'))
-    with pytest.raises(UserError, match=r"config\.statistics: has no field 'gird'; it has channels, grid, workers"):
+    with pytest.raises(
+        UserError, match=r"config\.statistics\.gird: there is no such field; there are channels, grid, workers"
+    ):
         main(["--config", str(config), "--plate", str(plate), "--output", str(tmp_path / "Q.zarr")])
     assert not (tmp_path / "Q.zarr").exists()
 
@@ -133,8 +135,11 @@ def test_sections_are_the_steps_settings():
     assert make_step(ConfigDict(section)) == Equalization(channels=("nuclei",))
     for wrong, message in (
         ({"name": "blur"}, "there is no step 'blur'"),
-        ({"name": "equalize", "channels": ("a",), "kernal": 3}, "no setting 'kernal'; it has channels, kernel"),
-        ({"name": "equalize"}, "needs the setting 'channels'"),
+        (
+            {"name": "equalize", "channels": ("a",), "kernal": 3},
+            "equalize.kernal: there is no such field; there are channels, kernel",
+        ),
+        ({"name": "equalize"}, "equalize.channels: is missing"),
     ):
         with pytest.raises(UserError, match=message):
             make_step(wrong)

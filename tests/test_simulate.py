@@ -9,6 +9,7 @@ from scipy import ndimage
 
 from vsjax.errors import UserError
 from vsjax.optics.imaging import Microscope
+from vsjax.schema import parse
 from vsjax.simulate import (
     ATTRIBUTE,
     CHANNELS,
@@ -166,13 +167,20 @@ def test_position_names_are_unique_and_fill_the_plate_row_by_row():
         ({"time_points": 0}, "--time-points"),
         ({"channels": ("BF", "DAPI")}, "--channels"),
         ({"channels": ("BF", "BF")}, "--channels"),
-        ({"microscope": Microscope(objective_na=1.4)}, "--objective-na"),
-        ({"microscope": Microscope(condenser_na=0.9)}, "--condenser-na"),
+        ({"microscope": {"objective_na": 1.4}}, "--objective-na"),
+        ({"microscope": {"condenser_na": 0.9}}, "--condenser-na"),
     ],
 )
 def test_settings_out_of_range_are_named(change, field):
     with pytest.raises(UserError, match=field):
-        SimulationConfig(**change)
+        parse(SimulationConfig, change, "settings", "")
+
+
+def test_a_plate_that_does_not_fit_the_memory_is_refused(tmp_path):
+    for change in ({"shape": (2**15, 2**15, 2**15)}, {"time_points": 10_000, "shape": (64, 4096, 4096)}):
+        with pytest.raises(UserError, match=r"--shape .* GiB, of which this machine has"):
+            write_plate(str(tmp_path / "p.zarr"), SimulationConfig(**change), 1)
+    assert not any(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("extra", [{"cells": 400}, {"positions": 0}])

@@ -10,19 +10,20 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
+from pydantic import Field
 
 from configs.common import base_config, channel_role
 from vsjax.models import registry as models
 from vsjax.models.network import Network
+from vsjax.schema import Document, read_section
 from vsjax.tasks import registry
 from vsjax.tasks.assembly import make_inputs
 from vsjax.tasks.descent import update
 from vsjax.tasks.family import ForwardPass
-from vsjax.tasks.optimizer import make_optimizer
+from vsjax.tasks.optimizer import OptimizerSettings, make_optimizer
 from vsjax.tasks.regression import RegressionTask
-from vsjax.tasks.settings import settings_of
 from vsjax.tasks.state import TrainState
-from vsjax.tasks.task import MetricSpec
+from vsjax.tasks.task import MetricSpec, TaskSettings
 from vsjax.train import train
 
 
@@ -45,8 +46,7 @@ class OneConvolution(Network):
         return nn.Dense(self.out_channels, name="head")(nn.tanh(nn.Conv(32, (3, 3, 3), name="conv")(x)))
 
 
-@dataclass(frozen=True)
-class CriticSettings:
+class CriticSettings(TaskSettings):
     critic_rate: float = 1e-3
     weight: float = 0.1
 
@@ -64,9 +64,10 @@ class TwoNetworks:
 
     @classmethod
     def make(cls, config, images):
-        settings, model = settings_of(CriticSettings, "config.task", config.task), models.network_of(config)
+        settings, model = read_section(CriticSettings, config.task, "config.task"), models.network_of(config)
+        optim = read_section(OptimizerSettings, config.optim, "config.optim")
         critic = OneConvolution(in_channels=model.in_channels + model.out_channels, out_channels=1)
-        optimizers = (make_optimizer(config.optim, config.train.steps, model.parts), optax.adam(settings.critic_rate))
+        optimizers = (make_optimizer(optim, config.train.steps, model.parts), optax.adam(settings.critic_rate))
         return cls(model, critic, make_inputs(config, model, images), optimizers, settings.weight)
 
     family = property(lambda self: ForwardPass(self.model))
@@ -113,12 +114,14 @@ class TwoNetworks:
         return images | {"fake": self.model.apply(state.variables, images["source"])}
 
 
-@dataclass(frozen=True)
-class Walk:
+class Walk(Document):
     """Settings of the drawn family."""
 
-    steps: int = 3
-    strength: float = 0.5
+    steps: int = Field(3, ge=1, le=1000, description="of the walk")
+    strength: float = Field(0.5, ge=0, le=100, description="of its noise")
+
+
+WALK = Walk()
 
 
 @dataclass(frozen=True)
@@ -126,7 +129,7 @@ class Drawn(ForwardPass):
     """Applies its network again and again, with new noise each time: it looks as many pixels far as it takes steps."""
 
     draws: bool = True
-    sampler: Walk = Walk()
+    sampler: Walk = WALK
     receptive_radius = property(lambda self: self.sampler.steps)
 
     def predict(self, variables, window, context):
@@ -138,6 +141,7 @@ class Drawn(ForwardPass):
 
 
 class DrawnTask:
+    Settings = TaskSettings
     family_of = staticmethod(lambda config: Drawn(models.network_of(config)))
 
 

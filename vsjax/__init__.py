@@ -8,7 +8,7 @@ What may import what: a module imports those of the lines above its own and of i
 
     errors version
     schema
-    disk
+    disk memory
     plates
     intensity
     optics models losses metrics

@@ -1,22 +1,27 @@
 """Use weights of other software: `python -m vsjax.convert --input VSCyto3D.ckpt --output models/vscyto3d`."""
 
 import argparse
+import os
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vsjax.errors import UserError
-from vsjax.intensity.normalization import Normalization
+from vsjax.disk import writing
+from vsjax.errors import UserError, shorten
+from vsjax.intensity.normalization import Normalization, location_scale
 from vsjax.interop.conversion import ConvertedNetwork, convert_file
 from vsjax.interop.published import find_recipe
 from vsjax.models.registry import MODELS
 from vsjax.plates.reader import open_plate
 from vsjax.plates.storage import check_apart
-from vsjax.program import parse_settings, run_program
+from vsjax.program import Parser, parse_settings, real, run_program
 from vsjax.runtime.checkpoint import describe_checkpoint, save_variables
 from vsjax.runtime.description import Description, make_description
+from vsjax.schema import parse
+
+LONGEST_NAME = 4096  # characters, of a channel
 
 
 @dataclass(frozen=True)
@@ -54,9 +59,9 @@ def main(arguments: list[str] | None = None) -> None:
     """Parse the command line, convert, and say what was found and what was assumed."""
     options = _parser().parse_args(arguments)
     output = Path(options.output).absolute()
+    _check_output(output, options.overwrite)
     for source in filter(None, (options.input, options.statistics)):
         check_apart(source, output)
-    _check_output(output, options.overwrite)
     network = convert_file(options.input, options.model, parse_settings("--set", options.set))
     config = {
         "model": {"name": network.name, **network.settings},
@@ -67,7 +72,7 @@ def main(arguments: list[str] | None = None) -> None:
     data = _describe_data(network, options) if network.parts == "all" else None
     fields = {
         "config": config,
-        "converted_from": str(Path(options.input).absolute()),
+        "converted_from": os.fsencode(Path(options.input).absolute()).decode(errors="replace"),
         "parts": network.parts,
         **(data.described() if data else {}),
     }
@@ -104,28 +109,41 @@ def _describe_data(network: ConvertedNetwork, options: argparse.Namespace) -> Da
     for role in nameless:
         names = " ".join({"source": source, "target": target}[role])
         print(f"nothing tells the names of its {role} channels: {names} (--{role} gives others)")
-    if options.pixel_size and min(options.pixel_size) <= 0:
-        raise UserError(f"--pixel-size {options.pixel_size}: every size must be above 0 µm")
+    target_normalization = _parse_normalization("--normalization-target", options.normalization_target, recipe.target)
     statistics, pixel_size_um = {}, ()
     if options.statistics:
-        position = next(iter(open_plate(options.statistics).positions()))
-        wanted = [*target, *(name for name in source if name in position.channel_names)]
-        statistics = {name: position.statistics(name, "dataset") for name in wanted}
-        pixel_size_um = position.pixel_size_um
+        statistics, pixel_size_um = _read_statistics(options.statistics, source, target, target_normalization)
     return Data(
         source,
         target,
         _parse_normalization("--normalization-source", options.normalization_source, recipe.source),
-        _parse_normalization("--normalization-target", options.normalization_target, recipe.target),
+        target_normalization,
         statistics,
         tuple(float(size) for size in options.pixel_size or pixel_size_um),
     )
 
 
+def _read_statistics(
+    url: str, source: Sequence[str], target: Sequence[str], normalization: Normalization
+) -> tuple[dict[str, dict[str, float]], tuple[float, ...]]:
+    """What a plate knows of the channels, and its pixel size; UserError where predictions could not have its units."""
+    position = next(iter(open_plate(url).positions()), None)
+    if position is None:
+        raise UserError(f"{url}: has no positions, so no statistics; give a plate that vsjax.preprocess has seen")
+    wanted = [*target, *(name for name in source if name in position.channel_names)]
+    statistics = {name: position.statistics(name, "dataset") for name in wanted}
+    for name in target if normalization.scope != "none" else ():
+        location_scale(statistics[name], normalization.statistic, f"{name} of {url}")
+    return statistics, position.pixel_size_um
+
+
 def _check_names(path: str, flag: str, names: Sequence[str], verb: str, count: int) -> None:
     if len(names) != count or len(set(names)) != count:
-        given = f"{flag} names {' '.join(names)}"
+        given = f"{flag} names {shorten(' '.join(names))}"
         raise UserError(f"{path}: the network {verb} {count} channels, but {given}; name {count} different ones")
+    for name in names:
+        if not name.isprintable() or not 0 < len(name) <= LONGEST_NAME:
+            raise UserError(f"{flag} {shorten(name)}: is no name of a channel; give 1 to {LONGEST_NAME} characters")
 
 
 def _parse_normalization(flag: str, text: str | None, default: Normalization) -> Normalization:
@@ -133,10 +151,8 @@ def _parse_normalization(flag: str, text: str | None, default: Normalization) ->
     if text is None:
         return default
     scope, _, statistic = text.partition("/")
-    try:
-        return Normalization(scope, statistic) if statistic or scope != "none" else Normalization("none")
-    except UserError as error:
-        raise UserError(f"{flag} {text}: {error}; write it as SCOPE/STATISTIC, such as fov/mean_std") from None
+    given = {"scope": scope} if text == "none" else {"scope": scope, "statistic": statistic}
+    return parse(Normalization, given, f"{flag} {shorten(text)}: ", "write it as SCOPE/STATISTIC, such as fov/mean_std")
 
 
 def _print_network(network: ConvertedNetwork) -> None:
@@ -162,15 +178,22 @@ def _print_data(data: Data) -> None:
 
 def _check_output(output: Path, overwrite: bool) -> None:
     """UserError where something is in the way; --overwrite replaces a converted checkpoint and nothing else."""
-    if not output.exists() or (output.is_dir() and not any(output.iterdir())):
-        return
+    try:
+        if not output.exists() or (output.is_dir() and not any(output.iterdir())):
+            return
+    except OSError as error:  # a name that is too long, a folder that must not be read
+        raise UserError(f"{output}: cannot be written ({error.strerror}); choose another --output") from error
     if not overwrite:
         raise UserError(f"{output}: exists; choose another --output, or --overwrite a converted checkpoint")
     try:
         is_converted = bool(describe_checkpoint(output / "checkpoints" / "best" / "0").converted_from)
     except UserError:
         is_converted = False
-    if not is_converted or len(list(output.iterdir())) > 1:
+    own = {Path("checkpoints"), Path("checkpoints/best"), Path("checkpoints/best/0")}
+    if (
+        not is_converted
+        or {path.relative_to(output) for n in (1, 2, 3) for path in output.glob("/".join("*" * n))} != own
+    ):
         raise UserError(f"{output}: is no converted checkpoint, so --overwrite spares it; choose another --output")
 
 
@@ -179,8 +202,8 @@ def _save(output: Path, variables: dict[str, Any], description: Description) -> 
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UserError(f"{output}: cannot be written ({error.strerror}); choose another --output") from None
-    with tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{output.name}.") as folder:
+        raise UserError(f"{output}: cannot be written ({error.strerror}); choose another --output") from error
+    with writing(output), tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{output.name}.") as folder:
         save_variables(Path(folder) / "new", variables, description)
         if output.exists():
             output.rename(Path(folder) / "old")
@@ -188,7 +211,7 @@ def _save(output: Path, variables: dict[str, Any], description: Description) -> 
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m vsjax.convert",
         description="Convert a network of VisCy's (Lightning checkpoint, state_dict or safetensors), or a ConvNeXt V2 "
         "backbone, into a checkpoint for vsjax.predict and vsjax.train. Nothing in the file is executed.",
@@ -208,7 +231,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--statistics", metavar="PLATE", help="a plate with the stains and vsjax.preprocess's statistics: gives units"
     )
-    parser.add_argument("--pixel-size", nargs=3, type=float, metavar=("Z", "Y", "X"), help="µm, of the training plates")
+    parser.add_argument(
+        "--pixel-size", nargs=3, type=real(1e-6, 1e6), metavar=("Z", "Y", "X"), help="µm, of the training plates"
+    )
     parser.add_argument("--overwrite", action="store_true", help="replace the converted checkpoint that is there")
     return parser
 

@@ -9,7 +9,8 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from vsjax.errors import UserError
-from vsjax.program import run_program
+from vsjax.program import parse_flags, run_program
+from vsjax.runtime.experiment import check_config
 from vsjax.runtime.keys import named_key, step_key
 from vsjax.runtime.mesh import check_batch, image_sharding, make_mesh, replicated, row_sharding, state_shardings
 from vsjax.tasks.registry import make_task, resolve
@@ -30,7 +31,7 @@ def describe(config: ConfigDict) -> None:
     Raises:
         UserError: a setting does not exist, or sizes do not fit together.
     """
-    config = resolve(config)
+    config = resolve(check_config(config))
     task = make_task(config)
     summaries = summarise(task)
     for summary in summaries:
@@ -50,6 +51,7 @@ def describe(config: ConfigDict) -> None:
 
 def _compile(config: ConfigDict) -> None:
     """Compile the training step for this machine's devices; `compile_step` logs XLA's account."""
+    config = check_config(config)
     mesh = make_mesh(config.mesh)
     check_batch(mesh, config.data.batch_size, config.train.accumulate)
     config = resolve(config)
@@ -71,18 +73,14 @@ def _placed(shapes: object, shardings: object) -> object:
 
 def _parse(arguments: Sequence[str]) -> tuple[ConfigDict, bool]:
     arguments, values = list(arguments), flags.FlagValues()
-    experiment = config_flags.DEFINE_config_file(
+    config_flags.DEFINE_config_file(
         "config", None, "The experiment.", lock_config=True, flag_values=values, sys_argv=arguments
     )
     compiles = flags.DEFINE_bool("compile", False, "Compile the step, for XLA's account.", flag_values=values)
     if "--help" in arguments:
         print(__doc__, values.get_help(), sep="\n")
         sys.exit(0)
-    try:
-        unknown = values(arguments)[1:]
-        config = experiment.value and experiment.value.copy_and_resolve_references()
-    except (flags.Error, AttributeError, TypeError, OSError) as error:  # a config field or file that does not exist
-        raise UserError(f"command line: {error}") from error
+    config, unknown = parse_flags(values, arguments)
     if unknown:
         raise UserError(f"command line: {unknown[0]!r} belongs to no flag")
     if config is None:

@@ -30,7 +30,7 @@ from vsjax.evaluation.pixel import PixelLevel
 from vsjax.plates.reader import Plate, open_plate
 from vsjax.plates.step import RECORD_ATTRIBUTE
 from vsjax.plates.storage import Store, check_apart
-from vsjax.program import add_process_flags, run_program, which_process
+from vsjax.program import Parser, add_process_flags, run_program, which_process
 from vsjax.version import __version__
 
 LEVELS: dict[str, Level] = {"pixel": PixelLevel()}
@@ -222,7 +222,7 @@ def main() -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m vsjax.evaluate", description=__doc__.split("\n")[0])
+    parser = Parser(prog="python -m vsjax.evaluate", description=__doc__.split("\n")[0])
     parser.add_argument("--prediction", required=True, help="plate with the predicted channels")
     parser.add_argument("--target", required=True, help="plate with the measured channels")
     parser.add_argument("--output", required=True, help="directory for the report")

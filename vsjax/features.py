@@ -15,9 +15,10 @@ from vsjax.inference.predictor import Predictor
 from vsjax.models.registry import network_of
 from vsjax.plates.reader import open_plate
 from vsjax.plates.storage import check_apart
-from vsjax.program import run_program
+from vsjax.program import Parser, run_program, whole
 from vsjax.runtime.checkpoint import load_checkpoint
 
+MOST_STAGES, MOST_TARGETS = 64, 8  # that a picture shows
 _PNG = b"\x89PNG\r\n\x1a\n"
 
 
@@ -32,10 +33,14 @@ def main(arguments: list[str] | None = None) -> None:
     predictor = Predictor(checkpoint)
     model = network_of({**checkpoint.description.config, "dtype": "float32"})
     plate = open_plate(options.input)
+    if not plate.position_names:
+        raise UserError(f"{options.input}: has no positions; give a plate with images")
     position = plate[options.position or plate.position_names[0]]
     z = position.shape[2] // 2 if options.z is None else options.z
     window, at = read_window(position, predictor, options.source or predictor.source_channels, z, options.crop)
-    stages = options.stages or model.stages
+    stages = tuple(dict.fromkeys(options.stages or model.stages))
+    if len(stages) > MOST_STAGES:
+        raise UserError(f"--stages: names {len(stages)}; name at most {MOST_STAGES}, which a picture can show")
     features, prediction = capture_features(model, checkpoint.variables, window, stages)
     depth = window.shape[1]
     pictures = {name: picture_stage(name, features[name], at, depth) for name in stages}
@@ -43,7 +48,8 @@ def main(arguments: list[str] | None = None) -> None:
     above = picture_slices(window[0, ..., :1], predictor.source_channels[:1], at, depth)
     above += [pictures[name] for name in stages if encodes[name]]
     below = [pictures[name] for name in stages if not encodes[name]]
-    below += picture_slices(prediction, [f"{name} (prediction)" for name in predictor.target_channels], at, depth)
+    shown = predictor.target_channels[:MOST_TARGETS]
+    below += picture_slices(prediction, [f"{name} (prediction)" for name in shown], at, depth)
     about = f"{position.url}, z = {z}; {options.checkpoint}"
     draw(output, (above, below), position.pixel_size_um[1:], window.shape[2:4], about)
     print(f"{len(stages)} stages of {options.checkpoint} into {output}")
@@ -59,7 +65,7 @@ def _check_output(output: Path, overwrite: bool) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m vsjax.features", description="Draw what the stages of a trained network see, as colours."
     )
     parser.add_argument("--checkpoint", required=True, help="folder of a run or of converted weights")
@@ -68,8 +74,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--output", required=True, help="PNG to write")
     parser.add_argument("--stages", nargs="+", metavar="NAME", help="such as encoder_0 decoder/stage_1 (all)")
     parser.add_argument("--source", nargs="+", metavar="NAME", help="the plate's names of the model's source channels")
-    parser.add_argument("--z", type=int, help="slice to show (the middle)")
-    parser.add_argument("--crop", nargs=2, type=int, metavar=("Y", "X"), help=f"pixels, of the middle ({CROP} {CROP})")
+    parser.add_argument("--z", type=whole(0, 2**20), help="slice to show (the middle)")
+    parser.add_argument(
+        "--crop", nargs=2, type=whole(1, 2**15), metavar=("Y", "X"), help=f"pixels, of the middle ({CROP} {CROP})"
+    )
     parser.add_argument("--overwrite", action="store_true", help="replace the picture that is there")
     return parser
 

@@ -6,7 +6,7 @@ from vsjax.inference.plates import predict_plate
 from vsjax.inference.predictor import load
 from vsjax.inference.settings import PredictionSettings, change_sampler
 from vsjax.plates.storage import check_apart
-from vsjax.program import ProgressBar, add_process_flags, parse_settings, run_program, which_process
+from vsjax.program import Parser, ProgressBar, add_process_flags, parse_settings, run_program, which_process
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -48,7 +48,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m vsjax.predict",
         description="Predict every time point of every position of an OME-Zarr plate or image. Interrupted, the same "
         "command resumes; positions that are finished are not computed again.",

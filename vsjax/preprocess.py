@@ -12,21 +12,29 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from absl import flags
-from ml_collections import ConfigDict, config_flags
+from ml_collections import config_flags
+from pydantic import Field
 from tqdm import tqdm
 
-from vsjax.errors import UserError
-from vsjax.intensity.equalization import Equalization
+from vsjax.errors import UserError, shorten
 from vsjax.intensity.statistics import write_statistics
 from vsjax.plates.derived import make_plate
 from vsjax.plates.reader import open_plate
 from vsjax.plates.statistics_attribute import Statistics
 from vsjax.plates.step import ImageInfo, Step, chain
-from vsjax.program import ProgressBar, add_process_flags, run_program, which_process
+from vsjax.program import Parser, ProgressBar, add_process_flags, parse_flags, real, run_program, which_process, whole
+from vsjax.schema import Document, Names, read_section
 from vsjax.steps import make_step
 
 PROGRAM = "python -m vsjax.preprocess"
-STATISTICS_FIELDS = ("channels", "grid", "workers")  # of a config; see `write_statistics`
+
+
+class StatisticsSettings(Document):
+    """`config.statistics`; see `write_statistics`."""
+
+    channels: Names | None = Field(None, description="names of channels; all where left out")
+    grid: int = Field(32, ge=1, le=2**15, description="pixels from one sampled pixel to the next in Y and X")
+    workers: int = Field(8, ge=1, le=256, description="reads under way at once; more wait for the same disk")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -47,12 +55,12 @@ def _statistics(arguments: Sequence[str]) -> None:
     parser = _parser("statistics", "Write intensity statistics into a plate's attributes.", epilog=__doc__)
     parser.add_argument("--plate", required=True, help="OME-Zarr plate or image; written to: its attributes only")
     parser.add_argument("--channels", nargs="+", help="names of channels (default: all)")
-    parser.add_argument("--grid", type=int, default=32, help="distance of the sampled pixels in Y and X (default: 32)")
-    parser.add_argument("--workers", type=int, default=8, help="reads under way at once (default: 8)")
+    parser.add_argument(
+        "--grid", type=whole(1, 2**15), default=32, help="distance of the sampled pixels in Y and X (default: 32)"
+    )
+    parser.add_argument("--workers", type=whole(1, 256), default=8, help="reads under way at once (default: 8)")
     add_process_flags(parser)
     options = parser.parse_args(arguments)
-    if options.workers < 1:
-        parser.error("--workers must be at least 1")
     _write_statistics(
         options.plate, which_process(options), channels=options.channels, grid=options.grid, workers=options.workers
     )
@@ -66,12 +74,20 @@ def _equalize(arguments: Sequence[str]) -> None:
     )
     parser.add_argument("--channels", nargs="+", required=True, metavar="NAME", help="channels to equalise")
     parser.add_argument(
-        "--kernel", nargs=3, type=int, default=(5, 32, 32), metavar=("Z", "Y", "X"), help="voxels (default: 5 32 32)"
+        "--kernel",
+        nargs=3,
+        type=whole(1, 2**15),
+        default=(5, 32, 32),
+        metavar=("Z", "Y", "X"),
+        help="voxels (default: 5 32 32)",
     )
-    parser.add_argument("--clip-limit", type=float, default=0.01, help="0 to 1, more is more contrast (default: 0.01)")
+    parser.add_argument(
+        "--clip-limit", type=real(0, 1), default=0.01, help="0 to 1, more is more contrast (default: 0.01)"
+    )
     _add_plate_flags(parser)
     options = parser.parse_args(arguments)
-    step = Equalization(channels=tuple(options.channels), kernel=tuple(options.kernel), clip_limit=options.clip_limit)
+    settings = {"channels": options.channels, "kernel": options.kernel, "clip_limit": options.clip_limit}
+    step = make_step({"name": "equalize", **settings})
     if _make(step, options):
         print(f"{options.output}: written; now its statistics: {PROGRAM} --plate {options.output}")
 
@@ -83,12 +99,10 @@ def _follow_config(arguments: Sequence[str]) -> None:
     """Apply the steps of `--config FILE` (and `--config.FIELD=VALUE`) in memory; write the last one's plate."""
     known = flags.FlagValues()
     known.set_gnu_getopt(True)  # flags that are not the config's may stand before it
-    loaded = config_flags.DEFINE_config_file("config", flag_values=known, sys_argv=[PROGRAM, *arguments])
-    try:
-        rest = known([PROGRAM, *arguments], known_only=True)[1:]
-        config: ConfigDict = loaded.value.copy_and_resolve_references()
-    except (flags.Error, AttributeError, TypeError, OSError) as error:  # a field or file that does not exist
-        raise UserError(f"command line: {error}") from error
+    config_flags.DEFINE_config_file("config", flag_values=known, sys_argv=[PROGRAM, *arguments])
+    config, rest = parse_flags(known, [PROGRAM, *arguments], known_only=True)
+    if config is None:
+        raise UserError("command line: give --config configs/preprocess_vsneuromast.py")
     parser = _parser("", "Apply the steps of a config one after the other and write a new plate.")
     parser.add_argument("--config", help="such as configs/preprocess_vsneuromast.py")
     _add_plate_flags(parser)
@@ -96,14 +110,18 @@ def _follow_config(arguments: Sequence[str]) -> None:
     for field in ("steps", "statistics"):
         if field not in config:
             raise UserError(f"--config: has no field {field!r}; see configs/preprocess_vsneuromast.py")
-    if unknown := set(config.statistics or ()) - set(STATISTICS_FIELDS):
-        raise UserError(f"config.statistics: has no field {min(unknown)!r}; it has {', '.join(STATISTICS_FIELDS)}")
+    if unknown := set(config) - {"steps", "statistics"}:
+        raise UserError(f"config.{shorten(min(unknown))}: there is no such field; there are steps, statistics")
+    statistics = config.statistics and read_section(StatisticsSettings, config.statistics, "config.statistics")
+    if not isinstance(config.steps, list | tuple) or not config.steps:
+        raise UserError("config.steps: must hold one step or more; see configs/preprocess_vsneuromast.py")
     step = chain([make_step(section) for section in config.steps])
-    made = _make(step, options, skip_complete=bool(config.statistics))  # it may have been stopped at the statistics
-    if config.statistics:
+    made = _make(step, options, skip_complete=bool(statistics))  # it may have been stopped at the statistics
+    if statistics:
         # By name, so that no image of another process is read, which may not be there yet.
-        channels = _channels_made(step, options.plate, config.statistics.get("channels"))
-        _write_statistics(options.output, which_process(options), **{**config.statistics, "channels": channels})
+        channels = _channels_made(step, options.plate, statistics.channels)
+        settings = statistics.model_dump() | {"channels": channels}
+        _write_statistics(options.output, which_process(options), **settings)
     elif made:
         print(f"{options.output}: written")
 
@@ -111,7 +129,7 @@ def _follow_config(arguments: Sequence[str]) -> None:
 def _parser(name: str, description: str, **more: Any) -> argparse.ArgumentParser:
     prog = f"{PROGRAM} {name}".strip()
     layout = argparse.RawDescriptionHelpFormatter
-    return argparse.ArgumentParser(prog=prog, description=description, formatter_class=layout, **more)
+    return Parser(prog=prog, description=description, formatter_class=layout, **more)
 
 
 def _add_plate_flags(parser: argparse.ArgumentParser) -> None:
@@ -139,7 +157,7 @@ def _make(step: Step, options: argparse.Namespace, skip_complete: bool = False) 
     return summary.complete
 
 
-def _channels_made(step: Step, url: str, channels: Sequence[str | int] | None) -> list[str]:
+def _channels_made(step: Step, url: str, channels: Sequence[str] | None) -> list[str]:
     """The names of what the step makes of the plate's first image: of all channels, or of these names and indices."""
     image = step.derive(ImageInfo.of(next(open_plate(url).positions()))).image
     if channels is None:

@@ -3,44 +3,85 @@ ours; the flags of a program that several processes share, and the progress that
 
 import argparse
 import ast
+import errno
+import io
 import logging
 import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import jax
+from absl import flags
+from ml_collections import ConfigDict
 from tqdm import tqdm
 
 from vsjax.disk import writing
-from vsjax.errors import Preempted, UserError, WriteError
+from vsjax.errors import Preempted, UserError, WriteError, shorten
 from vsjax.plates.derived import Listener
 
 RESTART = 75  # EX_TEMPFAIL of sysexits.h: "try again later"; the launchers in scripts/ start such a job again
+PIPE_CLOSED = 141  # 128 + SIGPIPE, as of other programs
+_BAD_PATHS = (errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTDIR)
 
 
 def run_program(name: str, main: Callable[[], None]) -> None:
-    """Call `main` and exit: status 0; 1 after one line on standard error when it raises `UserError`; `RESTART` when it
-    was told to stop and the same command would go on."""
+    """Call `main` and exit: status 0; 1 after one line on standard error when it raises `UserError`, when a path cannot
+    be one, or the memory does not suffice; `RESTART` when it was told to stop and the same command would go on;
+    `PIPE_CLOSED` when nobody reads its output any more."""
     _show_log()
     _keep_compiled_programs()
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a terminal may not know the letters of a name
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
-        with writing(Path.cwd()):
+        with writing(_working_folder()):
             main()
+            _flush()
     except WriteError as error:
-        print(f"\nvsjax.{name}: error: {_one_line(error)}", file=sys.stderr)  # below the progress bar
-        sys.stdout.flush()
+        print(f"\nvsjax.{name}: error: {error}", file=sys.stderr)  # below the progress bar
+        _flush()
         os._exit(1)  # open files and the libraries' threads would try to write again, and complain at length
-    except UserError as error:
-        print(f"vsjax.{name}: error: {_one_line(error)}", file=sys.stderr)
-        sys.exit(1)
     except Preempted as stop:
         print(f"vsjax.{name}: {stop}", file=sys.stderr)
         sys.exit(RESTART)
     except KeyboardInterrupt:
         print(f"vsjax.{name}: interrupted", file=sys.stderr)
         sys.exit(130)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes once more when it exits
+        sys.exit(PIPE_CLOSED)
+    except (UserError, OSError, MemoryError, jax.errors.JaxRuntimeError) as error:
+        if (line := _line_for_user(error)) is None:
+            raise
+        print(f"vsjax.{name}: error: {line}", file=sys.stderr)
+        sys.exit(1)
+
+
+def _line_for_user(error: Exception) -> str | None:
+    """What a user can put right; None where the error is a fault of ours."""
+    if isinstance(error, UserError):
+        return str(error)
+    if isinstance(error, OSError):
+        if error.errno not in _BAD_PATHS or error.filename is None:
+            return None
+        return str(UserError(f"{shorten(str(error.filename), 300)}: {error.strerror}; give another path"))
+    if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error):
+        reason = shorten(str(error) or type(error).__name__, 300)
+        return str(UserError(f"the memory does not suffice ({reason}); take smaller tiles, patches or batches"))
+    return None
+
+
+def _working_folder() -> Path:
+    try:
+        return Path.cwd()
+    except FileNotFoundError as error:
+        raise UserError("the working folder is not there any more; change to another") from error
+
+
+def _flush() -> None:
+    if sys.stdout is not None:  # it is closed: `>&-`
+        sys.stdout.flush()
 
 
 def parse_settings(flag: str, items: Sequence[str]) -> dict[str, Any]:
@@ -53,20 +94,97 @@ def parse_settings(flag: str, items: Sequence[str]) -> dict[str, Any]:
     for item in items:
         name, equals, text = item.partition("=")
         if not equals:
-            raise UserError(f"{flag} {item}: has no value; write NAME=VALUE, such as head_pool=True")
+            raise UserError(f"{flag} {shorten(item)}: has no value; write NAME=VALUE, such as head_pool=True")
         try:
             settings[name] = ast.literal_eval(text)
-        except (ValueError, SyntaxError):
+        except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError):  # whatever Python's parser raises
             settings[name] = text
     return settings
+
+
+class Parser(argparse.ArgumentParser):
+    """Says what is wrong with a command line as everything else is said, in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raise a `UserError`."""
+        raise UserError(f"command line: {message}; {self.prog} --help shows all flags")
+
+
+def whole(least: int, most: int) -> Callable[[str], int]:
+    """The type of a flag of `Parser`: a whole number in a range."""
+    return _number(int, "whole number", least, most)
+
+
+def real(least: float, most: float) -> Callable[[str], float]:
+    """The type of a flag of `Parser`: a finite number in a range."""
+    return _number(float, "number", least, most)
+
+
+def _number(kind: type, name: str, least: float, most: float) -> Callable[[str], Any]:
+    def parse_number(text: str) -> Any:
+        try:
+            value = kind(text)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"{shorten(text)!r} is no {name}") from None
+        if not least <= value <= most:
+            raise argparse.ArgumentTypeError(f"{shorten(text)} is not from {least} to {most}")
+        return value
+
+    return parse_number
+
+
+def parse_flags(values: flags.FlagValues, arguments: Sequence[str], **options: bool) -> tuple[ConfigDict | None, list]:
+    """Read absl's flags, among them the file of `--config`, whose Python is run.
+
+    Args:
+        values: the flags that there are.
+        arguments: the program's name and what follows it.
+        options: of `FlagValues`, such as `known_only`.
+
+    Returns:
+        The config, None where no file is named, and the arguments that belong to no flag.
+
+    Raises:
+        UserError: a flag or a field is wrong, or the file cannot be read, or whatever its Python raises.
+    """
+    file = Path(_config_file(arguments).partition(":")[0])
+    if file.name and file.exists() and not file.is_file():
+        raise UserError(f"command line: --config {file}: is no file; give one such as configs/unext2.py")
+    try:
+        rest = values(list(arguments), **options)[1:]
+        config = values["config"].value
+        if config is not None and not isinstance(config, ConfigDict):
+            raise TypeError(f"get_config gives {type(config).__name__}, not a ConfigDict")
+        return config and config.copy_and_resolve_references(), rest
+    except Exception as error:  # what a user's Python raises may be anything
+        said = str(error)
+        if isinstance(error, flags.Error) and _LOADING not in said:
+            raise UserError(f"command line: {said}") from error
+        cause = error
+        while _LOADING in said and cause.__context__ is not None:  # libraries put tracebacks into their messages
+            cause, said = cause.__context__, str(cause.__context__)
+        kind = "" if isinstance(cause, UserError) else f"{type(cause).__name__}: "
+        raise UserError(f"command line: --config {_config_file(arguments)}: {kind}{said}") from error
+
+
+_LOADING = "Error whilst parsing config file"  # ml_collections' words
+
+
+def _config_file(arguments: Sequence[str]) -> str:
+    for flag, value in zip(arguments, [*arguments[1:], ""], strict=True):
+        if flag.lstrip("-") == "config":
+            return value
+        if flag.lstrip("-").startswith("config="):
+            return flag.partition("=")[2]
+    return ""
 
 
 def add_process_flags(parser: argparse.ArgumentParser) -> None:
     """`--processes N`, `--process I` and `--cluster`, for work that several processes share without talking."""
     parser.add_argument(
-        "--processes", type=int, metavar="N", help="as many share the work, started with the same command"
+        "--processes", type=whole(1, 10**6), metavar="N", help="as many share the work, started with the same command"
     )
-    parser.add_argument("--process", type=int, metavar="I", help="the number of this one, from 0")
+    parser.add_argument("--process", type=whole(0, 10**6), metavar="I", help="the number of this one, from 0")
     parser.add_argument("--cluster", action="store_true", help=f"take both from Slurm: srun -n N {parser.prog}")
 
 
@@ -90,16 +208,15 @@ def which_process(options: argparse.Namespace) -> tuple[int, int]:
         return 0, 1
     if None in given:
         raise UserError("command line: give both --process I (from 0) and --processes N")
-    process, processes = map(int, given)
+    try:
+        process, processes = map(int, given)
+    except ValueError as error:
+        raise UserError(f"command line: --cluster: SLURM_PROCID={given[0]!r} or SLURM_NTASKS is no number") from error
     if not 0 <= process < processes:
         raise UserError(
             f"command line: --process {process} must be from 0 to {processes - 1} (--processes {processes})"
         )
     return process, processes
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())
 
 
 def _tell_of_unraisable(unraisable: Any) -> None:
@@ -124,9 +241,15 @@ def _show_log() -> None:
 def _keep_compiled_programs() -> None:
     """Let XLA keep what it compiled in the user's cache folder, so that the next start of the same experiment is quick.
     `JAX_COMPILATION_CACHE_DIR` names another folder."""
-    if jax.config.jax_compilation_cache_dir is None:
-        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-        jax.config.update("jax_compilation_cache_dir", str(cache / "vsjax" / "xla"))
+    if jax.config.jax_compilation_cache_dir is not None:
+        return
+    try:
+        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vsjax" / "xla"
+        cache.mkdir(parents=True, exist_ok=True)
+    except (OSError, RuntimeError):  # no home, or none to write to: every start compiles anew
+        return
+    if os.access(cache, os.W_OK):
+        jax.config.update("jax_compilation_cache_dir", str(cache))
 
 
 class ProgressBar(Listener):

@@ -6,16 +6,31 @@ A document is a class below `Document`; whoever owns it reads it with `parse` an
 are tuples. `scripts/fuzz.py` finds the fields of a document in its class.
 """
 
+import dataclasses
 import json
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import pydantic
+from ml_collections import ConfigDict
 
 from vsjax.errors import UserError, shorten
 
 DEEPEST_JSON = 64  # levels; the documents of NGFF and of vsjax have some ten
+CONFIG_REMEDY = "correct it in the config file, or with --config.FIELD=VALUE"
 _T = TypeVar("_T", bound=pydantic.BaseModel)
+
+Share = Annotated[float, pydantic.Field(ge=0, le=1)]  # a probability, or a part of a whole
+Name = Annotated[str, pydantic.Field(min_length=1, max_length=4096)]  # of a channel, a file, ...
+
+
+def _each_once(names: tuple[str, ...]) -> tuple[str, ...]:
+    if len(set(names)) != len(names):
+        raise ValueError("name each once")
+    return names
+
+
+Names = Annotated[tuple[Name, ...], pydantic.Field(min_length=1), pydantic.AfterValidator(_each_once)]
 
 
 class Document(pydantic.BaseModel):
@@ -40,6 +55,25 @@ def parse(kind: type[_T], value: Any, where: str, remedy: str) -> _T:
         return kind.model_validate(with_tuples(value))
     except pydantic.ValidationError as error:
         raise UserError(f"{where}{_explain(error, kind)}; {remedy}") from error
+
+
+def read_section(kind: type[_T], section: Any, where: str) -> _T:
+    """A section of a config as its document; `where` is its name, such as "config.data". UserError as `parse`."""
+    return parse(kind, section.to_dict() if isinstance(section, ConfigDict) else section, where, CONFIG_REMEDY)
+
+
+def document_of(kind: type, leave_out: tuple[str, ...] = (), **further: Any) -> type[Document]:
+    """A document with the fields of a dataclass: their annotations, ranges among them, and their defaults.
+    `further` fields are those of `pydantic.create_model`."""
+    missing, fields = dataclasses.MISSING, {}
+    for field in dataclasses.fields(kind):
+        if field.default_factory is not missing:
+            default = pydantic.Field(default_factory=field.default_factory)
+        else:
+            default = ... if field.default is missing else field.default
+        if field.name not in leave_out:
+            fields[field.name] = (field.type, default)
+    return pydantic.create_model(kind.__name__, __base__=Document, **further, **fields)
 
 
 def parse_object(content: bytes | str, where: str, remedy: str) -> dict[str, Any]:
@@ -87,6 +121,8 @@ def _explain(error: pydantic.ValidationError, kind: type[pydantic.BaseModel]) ->
     if first["type"] == "missing":
         return f"{name}: is missing{reason}"
     message = first["msg"].removeprefix("Value error, ").replace("Input should", "it must")
+    if first["type"] == "value_error" and isinstance(first["input"], dict):
+        return f"{name}: {message}"  # of several fields, which it names
     return f"{name}: is {_echo(first['input'])}; {message}{reason}"
 
 

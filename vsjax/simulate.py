@@ -9,18 +9,22 @@ import math
 import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
+from typing import Annotated, Literal
 
 import numpy as np
+from pydantic import Field, field_validator
 from tqdm import tqdm
 
 from vsjax.errors import UserError
+from vsjax.memory import check_memory
 from vsjax.optics import imaging
 from vsjax.optics.cells import Cell, CellModel, move_cells, place_cells
 from vsjax.optics.imaging import Microscope
 from vsjax.optics.specimen import Specimen, draw_specimen
 from vsjax.plates.writer import PlateWriter, create_plate
-from vsjax.program import run_program
+from vsjax.program import Parser, run_program, whole
+from vsjax.schema import Document, parse
 
 CHANNELS = ("BF", "Phase", "nuclei", "membrane")
 LABELS = ("nuclei", "cells")
@@ -28,54 +32,41 @@ ATTRIBUTE = "vsjax_simulation"
 
 _MARGIN_UM = 10.0  # simulated around the field of view and cropped off: cells cut by the border, no wrap-around of blur
 _LAYER_UM = 0.4  # the specimen's layers are at most this thick
+_BYTES_PER_VOXEL = 64  # of the specimen: ten arrays of it while it is drawn, or its layers' spectra and kernels
 _FOVS_PER_WELL, _COLUMNS = 4, 12
+MOST_POSITIONS = 100_000
 _CELLS, _DEBRIS, _MOTION, _CAMERA = range(4)  # purposes of random numbers, each with its own stream
 
 
-@dataclass(frozen=True)
-class SimulationConfig:
-    """What to simulate. Shapes are (Z, Y, X), lengths in µm.
+Size = Annotated[int, Field(ge=1, le=2**15)]
+PixelSize = Annotated[float, Field(ge=0.01, le=100)]
+LateralSize = Annotated[float, Field(ge=0.01, le=2)]
 
-    Raises UserError when a field is out of range.
-    """
 
-    shape: tuple[int, int, int] = (12, 256, 256)
-    pixel_size_um: tuple[float, float, float] = (1.0, 0.325, 0.325)
-    seed: int = 0
-    cells: int | None = None
-    """Cells per area of one FOV, on average; None fills to the model's coverage."""
-    time_points: int = 1
-    channels: tuple[str, ...] = CHANNELS
-    model: CellModel = field(default_factory=CellModel)
-    microscope: Microscope = field(default_factory=Microscope)
+class SimulationConfig(Document):
+    """What to simulate. Shapes are (Z, Y, X), lengths in µm."""
 
-    def __post_init__(self) -> None:
-        """Check every field."""
-        optics = self.microscope
-        checks = [
-            (min(self.shape) >= 1, f"--shape {self.shape}: every size must be at least 1"),
-            (min(self.pixel_size_um) > 0, f"--pixel-size {self.pixel_size_um}: every size must be above 0 µm"),
-            (max(self.pixel_size_um[1:]) <= 2, f"--pixel-size {self.pixel_size_um}: y and x must be at most 2 µm"),
-            (self.seed >= 0, f"--seed {self.seed}: must not be negative"),
-            (self.cells is None or self.cells >= 1, f"--cells {self.cells}: must be at least 1"),
-            (self.time_points >= 1, f"--time-points {self.time_points}: must be at least 1"),
-            (
-                bool(self.channels) and set(self.channels) <= set(CHANNELS),
-                f"--channels {' '.join(self.channels)}: choose from {' '.join(CHANNELS)}",
-            ),
-            (len(set(self.channels)) == len(self.channels), f"--channels {' '.join(self.channels)}: name each once"),
-            (
-                0 < optics.objective_na < optics.medium_index,
-                f"--objective-na {optics.objective_na}: must lie between 0 and the medium's {optics.medium_index}",
-            ),
-            (
-                0 <= optics.condenser_na <= optics.objective_na,
-                f"--condenser-na {optics.condenser_na}: must lie between 0 and --objective-na {optics.objective_na}",
-            ),
-        ]
-        for good, message in checks:
-            if not good:
-                raise UserError(message)
+    shape: tuple[Size, Size, Size] = Field((12, 256, 256), description="--shape, voxels (z, y, x)")
+    pixel_size_um: tuple[PixelSize, LateralSize, LateralSize] = Field(
+        (1.0, 0.325, 0.325), description="--pixel-size, µm (z, y, x); cells of 15 µm must span several pixels"
+    )
+    seed: int = Field(0, ge=0, le=2**31 - 1, description="--seed")
+    cells: int | None = Field(
+        None, ge=1, le=10**6, description="--cells per area of one FOV, on average; None fills to the model's coverage"
+    )
+    time_points: int = Field(1, ge=1, le=10_000, description="--time-points")
+    channels: tuple[Literal["BF", "Phase", "nuclei", "membrane"], ...] = Field(
+        CHANNELS, min_length=1, description=f"--channels of {' '.join(CHANNELS)}, each once"
+    )
+    model: CellModel = CellModel()
+    microscope: Microscope = Microscope()
+
+    @field_validator("channels")
+    @classmethod
+    def _each_once(cls, channels: tuple[str, ...]) -> tuple[str, ...]:
+        if len(set(channels)) != len(channels):
+            raise ValueError("name each once")
+        return channels
 
     @property
     def dtype(self) -> np.dtype:
@@ -176,6 +167,13 @@ def simulate_position(config: SimulationConfig, index: int) -> tuple[np.ndarray,
     return image, labels
 
 
+def position_bytes(config: SimulationConfig) -> int:
+    """About as much memory as `simulate_position` takes."""
+    voxels, recorded = math.prod(fov_grid(config).shape), config.time_points * math.prod(config.shape)
+    stored = len(config.channels) * config.dtype.itemsize + 4 * len(LABELS)
+    return _BYTES_PER_VOXEL * voxels + stored * recorded
+
+
 def position_name(index: int) -> str:
     """Where a position lies on the plate: four FOVs per well, twelve wells per row, "A/1/0", "A/1/1", ..."""
     well, place = divmod(index, _FOVS_PER_WELL)
@@ -219,14 +217,20 @@ def write_plate(
     The plate's attribute `vsjax_simulation` holds the settings, and `"complete": true` once everything is written.
     Raises UserError when the output exists (and `overwrite` is false) or when `positions` is below 1.
     """
-    if positions < 1:
-        raise UserError(f"--positions {positions}: must be at least 1")
+    if not 1 <= positions <= MOST_POSITIONS:
+        raise UserError(f"--positions {positions}: must be from 1 to {MOST_POSITIONS}")
+    threads = threads or min(4, os.cpu_count() or 1)
+    remedy = "ask for a smaller --shape or fewer --time-points or --threads, or larger pixels"
+    check_memory(
+        f"--shape {config.shape}: {min(threads, positions)} positions at once",
+        position_bytes(config) * min(threads, positions),
+        remedy,
+    )
     if config.cells is not None:
         for index in range(positions):  # cells that do not fit: say so before anything is written
             next(simulate_cells(config, index))
-    settings = {**asdict(config), "positions": positions, "complete": False}
+    settings = {**config.model_dump(), "positions": positions, "complete": False}
     writer = create_plate(url, ngff_version=ngff_version, overwrite=overwrite, attributes={ATTRIBUTE: settings})
-    threads = threads or min(4, os.cpu_count() or 1)
     with ThreadPoolExecutor(threads) as pool, tqdm(total=positions, desc="simulating", unit="position") as bar:
         for first in range(0, positions, threads):  # a few at a time: memory does not grow with the plate
             indices = range(first, min(first + threads, positions))
@@ -239,9 +243,11 @@ def write_plate(
 
 def _arguments() -> argparse.Namespace:
     default = SimulationConfig()
-    parser = argparse.ArgumentParser(prog="python -m vsjax.simulate", description="Write a plate of simulated cells.")
+    parser = Parser(prog="python -m vsjax.simulate", description="Write a plate of simulated cells.")
     parser.add_argument("--output", required=True, help="the plate to write, e.g. P.zarr")
-    parser.add_argument("--positions", type=int, default=12, help="number of fields of view (default: 12)")
+    parser.add_argument(
+        "--positions", type=whole(1, MOST_POSITIONS), default=12, help="number of fields of view (default: 12)"
+    )
     parser.add_argument("--shape", type=int, nargs=3, default=default.shape, metavar=("Z", "Y", "X"))
     parser.add_argument(
         "--pixel-size", type=float, nargs=3, default=default.pixel_size_um, metavar=("Z", "Y", "X"), help="in µm"
@@ -256,22 +262,23 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--condenser-na", type=float, default=default.microscope.condenser_na)
     parser.add_argument("--ngff", choices=("0.4", "0.5"), default="0.5", help="OME-NGFF version (default: 0.5)")
     parser.add_argument("--overwrite", action="store_true", help="replace the output if it exists")
-    parser.add_argument("--threads", type=int, help="positions simulated at the same time (default: up to 4)")
+    parser.add_argument("--threads", type=whole(1, 256), help="positions simulated at the same time (default: up to 4)")
     return parser.parse_args()
 
 
 def main() -> None:
     """Entry of the program."""
     arguments = _arguments()
-    config = SimulationConfig(
-        shape=tuple(arguments.shape),
-        pixel_size_um=tuple(arguments.pixel_size),
-        seed=arguments.seed,
-        cells=arguments.cells,
-        time_points=arguments.time_points,
-        channels=tuple(arguments.channels),
-        microscope=Microscope(objective_na=arguments.objective_na, condenser_na=arguments.condenser_na),
-    )
+    given = {
+        "shape": arguments.shape,
+        "pixel_size_um": arguments.pixel_size,
+        "seed": arguments.seed,
+        "cells": arguments.cells,
+        "time_points": arguments.time_points,
+        "channels": arguments.channels,
+        "microscope": {"objective_na": arguments.objective_na, "condenser_na": arguments.condenser_na},
+    }
+    config = parse(SimulationConfig, given, "command line: settings", "see --help")
     write_plate(
         arguments.output,
         config,

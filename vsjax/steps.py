@@ -1,16 +1,17 @@
 """The steps that `python -m vsjax.preprocess` knows by name, and how a config writes one."""
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from ml_collections import ConfigDict
 
-from vsjax.errors import UserError
+from vsjax.errors import UserError, shorten
 from vsjax.intensity.equalization import Equalization
 from vsjax.plates.step import Step
+from vsjax.schema import document_of, read_section
 
-STEPS: dict[str, Callable[..., Step]] = {"equalize": Equalization}  # dataclasses: their fields are the settings
+STEPS: dict[str, type[Step]] = {"equalize": Equalization}  # dataclasses: their fields are the settings
 
 
 def step_section(name: str, **settings: Any) -> ConfigDict:
@@ -29,16 +30,9 @@ def make_step(section: Mapping[str, Any]) -> Step:
     Raises:
         UserError: the step or a setting does not exist, one is missing, or its value does not suit.
     """
-    settings = {field: tuple(value) if isinstance(value, list) else value for field, value in section.items()}
+    settings = dict(section) if isinstance(section, Mapping | ConfigDict) else {}
     name = settings.pop("name", None)
-    if name not in STEPS:
-        raise UserError(f"steps: there is no step {name!r}; choose one of {', '.join(STEPS)}")
-    fields = {field.name: field for field in dataclasses.fields(STEPS[name])}
-    for field in settings:
-        if field not in fields:
-            raise UserError(f"steps: {name} has no setting {field!r}; it has {', '.join(fields)}")
-    for field in fields.values():
-        has_default = not (field.default is field.default_factory is dataclasses.MISSING)
-        if not has_default and field.name not in settings:
-            raise UserError(f"steps: {name} needs the setting {field.name!r}")
-    return STEPS[name](**settings)
+    if not isinstance(name, str) or name not in STEPS:
+        raise UserError(f"config.steps: there is no step {shorten(repr(name))}; choose one of {', '.join(STEPS)}")
+    document = read_section(document_of(STEPS[name]), settings, f"config.steps: {name}")
+    return STEPS[name](**{field: getattr(document, field) for field in type(document).model_fields})

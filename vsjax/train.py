@@ -18,9 +18,11 @@ from tqdm import tqdm
 from vsjax.data.loading import open_data
 from vsjax.disk import writing
 from vsjax.errors import Preempted, UserError
-from vsjax.program import run_program
+from vsjax.memory import check_memory
+from vsjax.program import parse_flags, run_program
 from vsjax.runtime.checkpoint import CheckpointStore
 from vsjax.runtime.description import Progress
+from vsjax.runtime.experiment import check_config
 from vsjax.runtime.keys import named_key, step_key
 from vsjax.runtime.mesh import (
     batch_rows,
@@ -37,7 +39,7 @@ from vsjax.tasks.registry import find_metric, make_task, resolve
 from vsjax.tasks.state import TrainState
 from vsjax.training.averages import Averages, average_batch, judge, mean_of_batches, mean_of_steps
 from vsjax.training.initialization import apply_initial, read_initial
-from vsjax.training.overview import compile_step, describe_model, describe_run
+from vsjax.training.overview import compile_step, describe_model, describe_run, total_bytes
 from vsjax.training.panels import panel
 from vsjax.training.preemption import Preemption
 from vsjax.training.restart import check_best, check_same_config, check_workdir
@@ -61,6 +63,7 @@ def train(config: ConfigDict, workdir: str | Path) -> dict[str, float]:
     if "://" in str(workdir):
         raise UserError(f"{workdir}: a run needs a folder of this machine's file system; choose another --workdir")
     workdir = Path(workdir).absolute()
+    config = check_config(config)
     check_workdir(workdir, config.data.plates, config.init.checkpoint)
     with ExitStack() as resources:  # closed in turn, whatever happens
         is_first_process = jax.process_index() == 0
@@ -85,6 +88,8 @@ def train(config: ConfigDict, workdir: str | Path) -> dict[str, float]:
         # --- State: restored from the newest checkpoint, or made, with another run's weights where the config says so
         init = partial(task.init, named_key(config.seed, "init"))
         abstract = jax.eval_shape(init, first_batch)
+        needed = total_bytes(abstract) // jax.process_count()
+        check_memory("config.model, with its optimiser,", needed, "set smaller sizes in config.model")
         shardings = state_shardings(mesh, abstract)
         preemption = resources.enter_context(Preemption())  # heeded until the last checkpoint is on disk
         store = resources.enter_context(closing(CheckpointStore(workdir)))
@@ -190,7 +195,7 @@ def train(config: ConfigDict, workdir: str | Path) -> dict[str, float]:
         return metrics
 
 
-_CONFIG = config_flags.DEFINE_config_file("config", None, "The experiment, e.g. configs/unext2.py.", lock_config=True)
+config_flags.DEFINE_config_file("config", None, "The experiment, e.g. configs/unext2.py.", lock_config=True)
 _WORKDIR = flags.DEFINE_string("workdir", None, "Where checkpoints and logs go; give it again to go on.")
 _CLUSTER = flags.DEFINE_bool("cluster", False, "One of the processes of a Slurm job step or a TPU pod.")
 _COORDINATOR = flags.DEFINE_string("coordinator", None, "host:port of process 0, where there is no --cluster.")
@@ -201,11 +206,7 @@ _PROCESS = flags.DEFINE_integer("process", None, "The number of this one, from 0
 def main() -> None:
     """Train with the flags of the command line."""
     app.define_help_flags()
-    try:
-        unknown = flags.FLAGS(sys.argv)[1:]
-        config = _CONFIG.value and _CONFIG.value.copy_and_resolve_references()  # also fails if the file did not load
-    except (flags.Error, AttributeError, TypeError, OSError) as error:  # a config field or file that does not exist
-        raise UserError(f"command line: {error}") from error
+    config, unknown = parse_flags(flags.FLAGS, sys.argv)
     if unknown:
         raise UserError(
             f"command line: {unknown[0]!r} belongs to no flag; a value follows its flag after '=' or a space"

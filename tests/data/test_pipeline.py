@@ -15,7 +15,10 @@ from vsjax.plates.writer import create_plate
 SHAPE = (2, 2, 4, 96, 80)  # T, C, Z, Y, X
 SIZE = (3, 32, 32)
 FOV = Normalization(scope="fov", statistic="mean_std")
-ROLES = {"source": ChannelRole(("BF",), FOV), "target": ChannelRole(("nuclei",), FOV)}
+ROLES = {
+    "source": ChannelRole(channels=("BF",), normalization=FOV),
+    "target": ChannelRole(channels=("nuclei",), normalization=FOV),
+}
 
 
 def make_plate(path, positions, seed):

@@ -117,9 +117,9 @@ def test_images_are_augmented_as_without_labels(plate):
         ({"labels": ("mitochondria",)}, r"label 'mitochondria' does not exist; there are \['nuclei', 'cells'\]"),
         ({"metadata": "perturbation.dose", "classes": ("1",)}, "'perturbation.dose' is no attribute"),
         ({"metadata": "perturbation.drug", "classes": ("dmso",)}, "drug is 'taxol', none of the classes dmso"),
-        ({"channels": ("BF",)}, "must have the fields channels, normalization"),
+        ({"channels": ("BF",)}, "config.roles.extra.normalization: is missing"),
         ({"pixels": ("BF",)}, "must have one of channels, labels, metadata"),
-        ({"labels": ()}, "name one or more"),
+        ({"labels": ()}, "config.roles.extra.labels: .*one or more"),
     ],
 )
 def test_what_a_plate_lacks_is_one_line(plate, role, message):

@@ -156,6 +156,14 @@ def test_an_unknown_stage_is_refused_with_those_that_exist(network):
         capture_features(model, variables, np.asarray(window), ["encoder_9"])
 
 
+def test_features_that_are_not_finite_are_refused(network):
+    model, variables, window = network
+    with pytest.raises(
+        UserError, match="--stages encoder_0: is NaN or infinite, so the checkpoint's training diverged"
+    ):
+        capture_features(model, variables, np.full_like(window, np.nan), ["encoder_0"])
+
+
 def test_the_window_shown_is_the_one_around_the_slice(describe_weights, simulated_plate, tmp_path):
     """Pixels of the plate itself, normalised by the statistics that stand in it."""
     settings = {"num_blocks": 2, "num_filters": (4, 4, 4), "in_stack_depth": 3}

@@ -1,16 +1,20 @@
 """Figures: what can be measured in the picture itself, and the choices that lead to it."""
 
 import dataclasses
+import time
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from matplotlib.figure import Figure
+from PIL import Image
 from skimage.io import imread
 
-from vsjax.evaluation import figures
+from vsjax.evaluation import feature_pictures, figures
 from vsjax.evaluation.level import Metric
+from vsjax.evaluation.panels import _file_names
+from vsjax.training import panels as training_panels
 
 
 @given(st.floats(1e-3, 1e5))
@@ -94,3 +98,47 @@ def test_every_finite_value_is_one_dot(tmp_path):
     for color in figures.COLORS[:2]:
         wanted = np.array([int(color[i : i + 2], 16) for i in (1, 3, 5)])
         assert (np.abs(image - wanted).max(axis=-1) < 45).sum() > 20, color
+
+
+@pytest.mark.parametrize("shape", [(300, 3), (3, 3000), (1, 1), (100_000, 1), (1, 100_000)])
+def test_a_figure_is_bounded_whatever_the_image(tmp_path, shape):
+    """By its pixels: at (300, 3) it took 2 GB and half a minute."""
+    image = np.random.default_rng(0).normal(size=shape).astype(np.float32)
+    one = dataclasses.replace(panel(image, image), view=figures.view_to_show(image))
+    figures.plot_panels(tmp_path / "a.png", "nuclei", "Phase", [one] * 3, "")
+    pictures = [[feature_pictures.Picture("a", image)] * 40, [feature_pictures.Picture("b", image)]]
+    feature_pictures.draw(tmp_path / "b.png", pictures, (0.5, 0.5), shape, "runs/a")
+    for name in ("a", "b"):
+        with Image.open(tmp_path / f"{name}.png") as picture:
+            assert picture.width * picture.height < 1.1 * figures.FIGURE_PIXELS
+            assert picture.getextrema()[0][0] < 200  # something is drawn
+    shown = training_panels.panel({"source": np.repeat(image[None, ..., None], 40, axis=-1)})
+    assert shown.size < 40 * 3 * 600 * 600
+
+
+def test_four_thousand_channels_are_drawn_in_time(tmp_path):
+    rows = [
+        {"position": "A/1/0", "time": 0, "channel": f"c{n}", "units": "target", "mse": float(n)} for n in range(4000)
+    ]
+    begin = time.perf_counter()
+    figures.plot_metrics(tmp_path / "m.png", rows, {"mse": Metric("MSE", "", "lower")})
+    assert time.perf_counter() - begin < 20
+    assert imread(tmp_path / "m.png").std() > 0
+
+
+@pytest.mark.parametrize("name", ["$\\frac$", "x" * 100_000, "a\nb", "\ud800", "$a$ \\$"])
+def test_names_that_are_no_formula_and_no_line(tmp_path, name):
+    image = np.eye(20, 30)
+    one = dataclasses.replace(panel(image, image), label=f"best: {name}\nPearson 1")
+    figures.plot_panels(tmp_path / "a.png", name, name, [one], "")
+    rows = [{"position": name, "time": 0, "channel": name, "units": "target", "mse": 1.0}]
+    figures.plot_metrics(tmp_path / "m.png", rows, {"mse": Metric("MSE", "", "lower")})
+    feature_pictures.draw(tmp_path / "b.png", [[feature_pictures.Picture(name, image)]], (0.5, 0.5), (20, 30), name)
+    for file in ("a", "m", "b"):
+        assert imread(tmp_path / f"{file}.png").std() > 0
+
+
+def test_files_of_many_channels_have_short_names_of_their_own():
+    names = _file_names("pixel", ["x" * 300 + str(n) for n in range(20)] + ["a/b", "a b"])
+    assert len(set(names.values())) == 22
+    assert max(map(len, names.values())) < 100

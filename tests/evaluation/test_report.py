@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+import os
 from types import SimpleNamespace
 
 import pytest
@@ -106,3 +107,27 @@ def test_printed_table_lines_up_and_shows_what_is_missing():
 def test_cells_show_three_digits(mean, sd, want):
     entry = {"channel": "nuclei", "units": "target", "stacks": 2, "a_mean": mean, "a_sd": sd, "a_n": 2}
     assert want in report.format_summary([entry], {"a": Metric("A", "", None)})
+
+
+def test_names_of_any_kind_are_written_and_shown(tmp_path):
+    """Half a surrogate pair, which JSON can hold and UTF-8 cannot; a name of 100 kB; 4,000 channels."""
+    rows = [row("\ud800", 0.5), *(row("x" * 100_000 + str(n), 0.5) for n in range(60))]
+    summary = report.summarize(rows, METRICS)
+    report.write_tables(tmp_path, [LEVEL], {"tone": rows}, {"tone": summary}, {"target": "a"})
+    assert json.loads((tmp_path / "metrics.json").read_text(encoding="utf-8"))["rows"][0]["channel"] == "\ud800"
+    shown = report.format_summary(summary, METRICS)
+    assert len(shown) < 10_000
+    assert shown.endswith("... and 11 more, in metrics.json")
+
+
+@pytest.mark.parametrize(
+    "content", [b"[" * 100_000, b"\x93\xff", b"[]", b'{"about": ' + b"[" * 500 + b"]" * 500 + b"}"]
+)
+def test_a_report_of_something_else_is_not_complete(tmp_path, content):
+    (tmp_path / "metrics.json").write_bytes(content)
+    assert not report.is_complete(tmp_path, {"target": "a"})
+
+
+def test_a_pipe_is_no_report(tmp_path):
+    os.mkfifo(tmp_path / "metrics.json")
+    assert not report.is_complete(tmp_path, {"target": "a"})

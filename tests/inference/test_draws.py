@@ -117,9 +117,9 @@ def test_a_plate_holds_mean_and_spread_and_the_sampler_decides_whether_it_is_res
     other = replace(settings, sampler=change_sampler(predictor.sampler, {"strength": 2}))
     with pytest.raises(UserError, match=r"started with sampler.* = .*1"):
         predict_plate(predictor, simulated_plate, output, positions=["A/1/0"], source_channels=["BF"], settings=other)
-    with pytest.raises(UserError, match="--sampler method: this model has no such setting; it has steps, strength"):
+    with pytest.raises(UserError, match=r"sampler\.method: there is no such field; there are steps, strength"):
         change_sampler(predictor.sampler, {"method": "ddim"})
-    with pytest.raises(UserError, match="--sampler steps='many': is no int"):
+    with pytest.raises(UserError, match=r"sampler\.steps: is 'many'; it must be a valid integer"):
         change_sampler(predictor.sampler, {"steps": "many"})
 
 

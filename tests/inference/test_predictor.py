@@ -218,9 +218,17 @@ def test_memory_decides_the_tile(tmp_path, random, monkeypatch):
         (np.zeros((3, 8, 8)), {"axes": "ZY"}, "does not describe a volume of shape"),
         (np.zeros((3, 3, 8, 8)), {}, "does not tell which axis"),
         (np.zeros((2, 5, 3, 8, 8)), {}, "has 5 channels but the model takes 1: Phase"),
-        (np.zeros((3, 8, 8)), {"settings": PredictionSettings(tta="product")}, "none, mean, median"),
-        (np.zeros((3, 8, 8)), {"settings": PredictionSettings(units="photons")}, "normalized, target"),
-        (np.zeros((3, 8, 8)), {"settings": PredictionSettings(z_step=0)}, "z_step is 0"),
+        (
+            np.zeros((3, 8, 8)),
+            {"settings": PredictionSettings(tta="product")},
+            "settings.tta: is 'product'; it must",
+        ),
+        (
+            np.zeros((3, 8, 8)),
+            {"settings": PredictionSettings(units="photons")},
+            "settings.units: is 'photons'",
+        ),
+        (np.zeros((3, 8, 8)), {"settings": PredictionSettings(z_step=0)}, "settings.z_step: is 0; "),
         (np.zeros((3, 8, 8)), {"settings": PredictionSettings(draws=4)}, "draws is 4.*the same prediction each time"),
     ],
 )

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from vsjax.errors import UserError
 from vsjax.intensity.normalization import Normalization, denormalize, location_scale, normalize, patch_location_scale
+from vsjax.schema import read_section
 
 STATS = {"mean": 120.0, "std": 15.0, "median": 118.0, "iqr": 21.0, "min": 0.0}
 
@@ -83,9 +84,9 @@ def test_missing_statistics_name_the_command():
 
 
 def test_unknown_scope_and_statistic():
-    with pytest.raises(UserError, match="'plate' is not one of dataset, fov, timepoint, patch, none"):
-        Normalization(scope="plate")
-    with pytest.raises(UserError, match="'minmax' is not one of mean_std, median_iqr"):
-        Normalization(statistic="minmax")
+    with pytest.raises(UserError, match="scope: is 'plate'; it must be 'dataset', 'fov',"):
+        read_section(Normalization, {"scope": "plate"}, "normalization")
+    with pytest.raises(UserError, match="statistic: is 'minmax'; it must be 'mean_std' or 'median_iqr'"):
+        read_section(Normalization, {"statistic": "minmax"}, "normalization")
     with pytest.raises(UserError, match="minmax"):
         patch_location_scale(np.zeros((1, 1, 2, 2, 1), np.float32), "minmax")

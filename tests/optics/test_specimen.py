@@ -67,7 +67,7 @@ def test_two_touching_balls_share_the_plane_between_them():
 def test_every_granule_lies_in_its_cell():
     rng = np.random.default_rng(3)
     for _ in range(20):
-        cell = random_cell(rng, replace(MODEL, roughness=0.0), np.zeros(2), 8.0)
+        cell = random_cell(rng, MODEL.model_copy(update={"roughness": 0.0}), np.zeros(2), 8.0)
         rho = cell.body.rho(*cell.blobs[:, :3].T)
         assert rho.max() < 0.935
         assert rho.max() > 0.8

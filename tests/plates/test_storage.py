@@ -53,6 +53,6 @@ def test_programs_spare_what_they_read(tmp_path, program):
     checkpoint = [] if program == "convert" else ["--checkpoint", str(source)]
     main = importlib.import_module(f"vsjax.{program}").main
     for output in (source, source / "weights"):
-        with pytest.raises(UserError, match="--output and the input .* lie in one another"):
+        with pytest.raises(UserError, match=r"--output and the input .* lie in one another"):
             main([*checkpoint, *input_flags, "--output", str(output), "--overwrite"])
     assert (source / "weights").read_text() == "precious"

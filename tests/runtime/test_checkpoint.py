@@ -19,7 +19,7 @@ from vsjax.runtime.description import Description, Progress
 from vsjax.tasks.state import TrainState
 
 CHANNELS = {"source": {"channels": ("BF",), "normalization": {"scope": "fov", "statistic": "mean_std"}}}
-CONFIG = {"model": {"name": "unext2"}}
+CONFIG = {"model": {"name": "unext2"}, "task": {"name": "regression"}}
 
 
 def make_state(seed, shape=(3, 2), average=True):

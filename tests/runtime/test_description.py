@@ -9,6 +9,7 @@ import pytest
 from vsjax.errors import UserError
 from vsjax.runtime.description import make_description, read_description
 
+CONFIG = {"model": {"name": "unext2"}, "task": {"name": "regression"}}
 NORMALIZATION = {"scope": "fov", "statistic": "mean_std"}
 
 
@@ -23,11 +24,15 @@ DOCUMENT = {
 @pytest.mark.parametrize(
     ("field", "value", "message"),
     [
-        ("channels.source.normalization.scope", "field", "'field' is not one of dataset, fov"),
+        (
+            "channels.source.normalization.scope",
+            "field",
+            "scope: is 'field'; it must be 'dataset', 'fov'",
+        ),
         ("channels.source.normalization.scope", 3, "channels.source.normalization"),
-        ("channels.source.normalization.statistic", "mean_iqr", "'mean_iqr' is not one of"),
-        ("channels.source.normalization.statistic", [], "is not one of"),
-        ("channels.source.normalization.other", 1, "'other'"),
+        ("channels.source.normalization.statistic", "mean_iqr", "normalization.statistic: is 'mean_iqr'"),
+        ("channels.source.normalization.statistic", [], r"normalization.statistic: is \(\)"),
+        ("channels.source.normalization.other", 1, "normalization.other: there is no such field"),
         ("channels.source.channels", ["BF", "BF"], "channels.source.channels: .* every name must stand there once"),
         ("channels.source.channels", [""], "channels.source.channels.0: is ''"),
         ("channels.source.channels", "BF", "channels.source.channels: is 'BF'"),

@@ -89,7 +89,7 @@ def test_which_cells_are_hidden_follows_from_the_key_and_differs_between_samples
     ("changes", "message"),
     [
         ({"model": base_config("unext2").model}, r'cannot be masked.*needs "fcmae"'),
-        ({"task": {"mask_ratio": 1.0}}, r"config\.task\.mask_ratio=1\.0 must lie between 0 and 1"),
+        ({"task": {"mask_ratio": 1.0}}, r"config\.task\.mask_ratio: is 1\.0; it must be less than 1"),
         ({"task": {"name": "regression"}}, r"config\.roles\.target\.channels is empty.*masked_pretraining"),
         ({"train": {"best": "pearson"}}, r"best='pearson' is not a metric of masked_pretraining; choose one of loss"),
     ],

@@ -4,10 +4,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from ml_collections import ConfigDict
 
 from vsjax.errors import UserError
-from vsjax.tasks.optimizer import learning_rate, make_optimizer
+from vsjax.schema import read_section
+from vsjax.tasks.optimizer import OptimizerSettings, learning_rate, make_optimizer
 
 DEFAULTS = {
     "learning_rate": 2e-4,
@@ -25,7 +25,7 @@ DEFAULTS = {
 
 
 def config(**changes):
-    return ConfigDict({**DEFAULTS, **changes})
+    return read_section(OptimizerSettings, {**DEFAULTS, **changes}, "config.optim")
 
 
 def test_warmup_cosine_is_the_authors(shared):

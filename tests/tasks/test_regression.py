@@ -18,7 +18,10 @@ from vsjax.tasks.registry import make_task, resolve
 from vsjax.tasks.regression import LossSettings, RegressionTask
 
 RAW = Normalization(scope="none", statistic="mean_std")
-ROLES = {"source": ChannelRole(("a", "b"), RAW), "target": ChannelRole(("c",), RAW)}
+ROLES = {
+    "source": ChannelRole(channels=("a", "b"), normalization=RAW),
+    "target": ChannelRole(channels=("c",), normalization=RAW),
+}
 L2 = LossSettings(l1=0.0, l2=1.0, ms_dssim=0.0)
 
 
@@ -93,7 +96,9 @@ def test_target_is_the_middle_of_the_window():
 
 
 def test_normalisation_comes_before_the_network():
-    roles = ROLES | {"target": ChannelRole(("c",), Normalization(scope="patch", statistic="mean_std"))}
+    roles = ROLES | {
+        "target": ChannelRole(channels=("c",), normalization=Normalization(scope="patch", statistic="mean_std"))
+    }
     inputs = Inputs(roles, AugmentConfig(), (3, 8, 8), 3)
     batch = make_batch()
     batch["source_location"] += 7.0
@@ -108,12 +113,12 @@ def test_normalisation_comes_before_the_network():
 @pytest.mark.parametrize(
     ("field", "value", "message"),
     [
-        ("task.name", "magic", r"config\.task\.name='magic' does not exist; choose one of regression"),
+        ("task.name", "magic", r"config\.task\.name: 'magic' does not exist; choose one of regression"),
         ("data.patch", (5, 100, 96), r"Y=100 is not divisible by 32"),
         ("data.patch", (7, 96, 96), r"7.*5|5.*7"),
         ("model.backbone", "resnet", r"backbone.*convnextv2_atto"),
         ("task.loss.scales", 5, r"too small for an MS-SSIM of 5 scales"),
-        ("optim.schedule", "quadratic", r"schedule='quadratic' does not exist"),
+        ("optim.schedule", "quadratic", r"schedule: is 'quadratic'; it must be 'cosine'"),
         ("augment.rotation", "twice", r"augment\.rotation"),
         ("roles.source.normalization.scope", "world", r"world"),
     ],

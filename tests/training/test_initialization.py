@@ -31,7 +31,9 @@ def network(value, stem=(5, 4), head=2):
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory):
     path = tmp_path_factory.mktemp("weights") / "pretrained"
-    save_variables(path, network(7.0), Description(config={"model": {"name": "imaginary"}}))
+    save_variables(
+        path, network(7.0), Description(config={"model": {"name": "unet2d"}, "task": {"name": "regression"}})
+    )
     return path
 
 
@@ -107,7 +109,7 @@ def test_every_layer_that_does_not_fit_is_named(checkpoint, caplog):
         ({"checkpoint": "", "freeze": "encoder"}, network(0.0), r"would keep random weights; set config\.init\.check"),
         ({"checkpoint": "nowhere"}, network(0.0), r"nowhere.*no whole checkpoint"),
         ({"which": "first"}, network(0.0), r"first.*best, last"),
-        ({}, {"params": {"in_conv": {"kernel": np.zeros(3)}}}, r"no layer of its all fits config\.model.*imaginary"),
+        ({}, {"params": {"in_conv": {"kernel": np.zeros(3)}}}, r"no layer of its all fits config\.model.*unet2d"),
     ],
 )
 def test_what_cannot_be_is_refused_in_one_line(checkpoint, changes, variables, message):

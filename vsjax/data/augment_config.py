@@ -1,15 +1,28 @@
 """The settings of augmentation: which random changes, how often, how strong."""
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, fields
-from typing import Any, Self
+from typing import Annotated, Literal, Self
 
-from vsjax.errors import UserError
+from pydantic import AfterValidator, Field, model_validator
+
+from vsjax.schema import Document, Share
 
 
-@dataclass(frozen=True)
-class AugmentConfig:
+def _rises(pair: tuple[float, float]) -> tuple[float, float]:
+    if pair[0] > pair[1]:
+        raise ValueError("must rise: (least, largest)")
+    return pair
+
+
+_Spacing = Annotated[
+    float, Field(ge=2, le=1e5)
+]  # a closer grid of control points is noise, and needs the memory of one
+_Gamma = Annotated[float, Field(gt=0, le=100)]
+_Sigma = Annotated[float, Field(ge=0, le=100)]  # pixels
+_Spread = Annotated[float, Field(ge=0, le=1000)]  # of normalised data
+
+
+class AugmentConfig(Document):
     """Each transform has a probability, drawn independently for every sample, and a range. By default nothing is done.
 
     The ranges are those of the published recipes (VSCyto3D and its relatives). Lengths are in pixels of the patch,
@@ -37,63 +50,45 @@ class AugmentConfig:
         noise: white Gaussian, standard deviation within `noise_std_range`.
     """
 
-    rotation: str = "any"
-    rotation_probability: float = 0.0
-    rotation_range: float = math.pi
-    scale_probability: float = 0.0
-    scale_range_xy: float = 0.3
-    scale_range_z: float = 0.2
+    rotation: Literal["any", "right_angles"] = "any"
+    rotation_probability: Share = 0.0
+    rotation_range: Annotated[float, Field(ge=0, le=2 * math.pi, description="radians")] = math.pi
+    scale_probability: Share = 0.0
+    scale_range_xy: Annotated[float, Field(ge=0, lt=1, description="at 1 the image would collapse")] = 0.3
+    scale_range_z: Annotated[float, Field(ge=0, lt=1, description="at 1 the image would collapse")] = 0.2
     isotropic_xy: bool = False
-    shear_probability: float = 0.0
-    shear_range: float = 0.05
-    flip_z_probability: float = 0.0
-    flip_y_probability: float = 0.0
-    flip_x_probability: float = 0.0
-    elastic_probability: float = 0.0
-    elastic_amplitude: float = 6.0
-    elastic_spacing: float = 32.0
+    shear_probability: Share = 0.0
+    shear_range: Annotated[float, Field(ge=0, lt=1, description="at 1 the image would collapse")] = 0.05
+    flip_z_probability: Share = 0.0
+    flip_y_probability: Share = 0.0
+    flip_x_probability: Share = 0.0
+    elastic_probability: Share = 0.0
+    elastic_amplitude: Annotated[float, Field(ge=0, le=1e4, description="pixels")] = 6.0
+    elastic_spacing: Annotated[_Spacing, Field(description="pixels from one control point to the next")] = 32.0
 
-    gamma_probability: float = 0.0
-    gamma_range: tuple[float, float] = (0.8, 1.2)
-    intensity_scale_probability: float = 0.0
-    intensity_scale_range: float = 0.5
-    intensity_offset_probability: float = 0.0
-    intensity_offset_range: float = 0.5
-    illumination_probability: float = 0.0
-    illumination_range: float = 0.3
-    illumination_offset_range: float = 0.3
-    illumination_spacing: float = 64.0
-    blur_probability: float = 0.0
-    blur_sigma_range: tuple[float, float] = (0.25, 0.75)
-    noise_probability: float = 0.0
-    noise_std_range: tuple[float, float] = (0.0, 0.3)
+    gamma_probability: Share = 0.0
+    gamma_range: Annotated[tuple[_Gamma, _Gamma], AfterValidator(_rises)] = (0.8, 1.2)
+    intensity_scale_probability: Share = 0.0
+    intensity_scale_range: _Spread = 0.5
+    intensity_offset_probability: Share = 0.0
+    intensity_offset_range: _Spread = 0.5
+    illumination_probability: Share = 0.0
+    illumination_range: _Spread = 0.3
+    illumination_offset_range: _Spread = 0.3
+    illumination_spacing: Annotated[_Spacing, Field(description="pixels from one control point to the next")] = 64.0
+    blur_probability: Share = 0.0
+    blur_sigma_range: Annotated[tuple[_Sigma, _Sigma], AfterValidator(_rises)] = (0.25, 0.75)
+    noise_probability: Share = 0.0
+    noise_std_range: Annotated[tuple[_Spread, _Spread], AfterValidator(_rises)] = (0.0, 0.3)
 
-    def __post_init__(self) -> None:
-        """Check every field (`UserError`); lists become tuples, so that the object can be hashed, integers floats."""
-        for field in fields(self):
-            value = getattr(self, field.name)
-            if isinstance(value, list):
-                value = tuple(value)
-            _check(field.name, value)
-            object.__setattr__(self, field.name, float(value) if _is_number(value) else value)
-        if self.scale_probability and max(self.scale_range_xy, self.scale_range_z) >= 1:
-            raise UserError(
-                "augment.scale_range_xy, augment.scale_range_z: must be below 1, or the image would collapse"
-            )
-        if self.shear_probability and self.shear_range >= 1:
-            raise UserError("augment.shear_range: must be below 1, or the image would collapse")
+    @model_validator(mode="after")
+    def _does_not_fold(self) -> Self:
         if self.elastic_probability and self.elastic_amplitude >= self.elastic_spacing / 2:
-            raise UserError("augment.elastic_amplitude: must be below half of elastic_spacing, or the image would fold")
-
-    @classmethod
-    def from_config(cls, config: Mapping[str, Any] | None) -> Self:
-        """From a `ConfigDict` or dictionary of fields; `UserError` for one that does not exist."""
-        config = dict(config or {})
-        known = [field.name for field in fields(cls)]
-        unknown = sorted(set(config) - set(known))
-        if unknown:
-            raise UserError(f"augment.{unknown[0]}: there is no such field; the fields are {', '.join(known)}")
-        return cls(**config)
+            raise ValueError(
+                f"elastic_amplitude={self.elastic_amplitude} must be below half of "
+                f"elastic_spacing={self.elastic_spacing}, or the image would fold"
+            )
+        return self
 
     @property
     def interpolates(self) -> bool:
@@ -108,29 +103,3 @@ class AugmentConfig:
     def scales_z(self) -> bool:
         """Whether slices are interpolated."""
         return self.scale_probability > 0 and self.scale_range_z > 0
-
-
-def _check(name: str, value: Any) -> None:
-    """Raise `UserError` if this field cannot have this value."""
-    if name == "rotation":
-        if value not in ("any", "right_angles"):
-            raise UserError(f"augment.rotation: {value!r} is neither 'any' nor 'right_angles'")
-        return
-    if name == "isotropic_xy":
-        if not isinstance(value, bool):
-            raise UserError(f"augment.isotropic_xy: {value!r} is neither True nor False")
-        return
-    pair = name in ("gamma_range", "blur_sigma_range", "noise_std_range")
-    numbers = value if pair and isinstance(value, tuple) else (value,)
-    if len(numbers) != (2 if pair else 1) or not all(_is_number(number) for number in numbers):
-        raise UserError(f"augment.{name}: {value!r} is not {'a pair (least, largest)' if pair else 'a number'}")
-    if numbers[0] < 0 or list(numbers) != sorted(numbers):
-        raise UserError(f"augment.{name}: {value!r} must {'rise from 0 or more' if pair else 'not be negative'}")
-    if name.endswith("_probability") and value > 1:
-        raise UserError(f"augment.{name}: {value!r} is not between 0 and 1")
-    if name in ("gamma_range", "elastic_spacing", "illumination_spacing") and numbers[0] == 0:
-        raise UserError(f"augment.{name}: {value!r} must be above 0")
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

@@ -12,7 +12,9 @@ from vsjax.data.fovs import FieldOfView, check_uniform, open_fovs, split_fovs
 from vsjax.data.pipeline import Batch, CropReader, evaluation_batches, iterate_from, training_batches
 from vsjax.data.roles import ChannelRole, Role, make_roles
 from vsjax.data.sampling import Crop, CropSampler, grid_crops
+from vsjax.memory import check_memory
 from vsjax.plates.statistics_attribute import Statistics
+from vsjax.schema import read_section
 
 
 @dataclass(frozen=True)
@@ -86,12 +88,14 @@ def open_data(config: ConfigDict, out_depth: int, rows: tuple[int, ...] | None =
         UserError: plates, channels, labels, FOVs, statistics or sizes are not what the config says.
     """
     data, roles = config.data, make_roles(config.roles)
+    rows = tuple(range(data.batch_size)) if rows is None else rows
+    patch = tuple(data.patch)
+    read_size = oversized_patch(read_section(AugmentConfig, config.augment, "config.augment"), patch)
+    _check_memory(roles, len(rows), read_size, data.prefetch)
     training, validation = split_fovs(
         open_fovs(data.plates), data.train_fovs, data.val_fovs, data.val_fraction, config.seed
     )
     check_uniform([*training, *validation])
-    patch = tuple(data.patch)
-    read_size = oversized_patch(AugmentConfig.from_config(config.augment), patch)
     # More slices than a stack has cannot be read: the augmentation clamps at the first and the last one.
     depth = min(fov.position.shape[2] for fov in training)
     read_size = (min(read_size[0], max(depth, patch[0])), *read_size[1:])
@@ -102,11 +106,23 @@ def open_data(config: ConfigDict, out_depth: int, rows: tuple[int, ...] | None =
         CropSampler(validation, val_size)  # refuses a validation patch that is larger than an image
     return ExperimentData(
         config=config,
-        rows=tuple(range(data.batch_size)) if rows is None else rows,
+        rows=rows,
         roles=roles,
         training_fovs=training,
         sampler=CropSampler(training, read_size, data.importance_channel or None, z_margins),
         training_reader=CropReader(training, read_size, roles),
         validation_reader=CropReader(validation, val_size, roles),
         validation_crops=grid_crops(validation, val_size, data.val_patches),
+    )
+
+
+def _check_memory(roles: Mapping[str, Role], rows: int, size: tuple[int, int, int], prefetch: int) -> None:
+    """Refuse batches that, read ahead, are more than the machine's memory."""
+    arrays = [array for name, role in roles.items() for array in role.shapes(name, rows, size).values()]
+    batch = sum(math.prod(array.shape) * array.dtype.itemsize for array in arrays)
+    check_memory(
+        f"config.data.batch_size: {rows} crops of {size} voxels, and config.data.prefetch={prefetch} batches of them "
+        "read ahead,",
+        batch * (prefetch + 1),
+        "set a smaller batch_size, patch or prefetch",
     )

@@ -5,18 +5,20 @@ so that the way from a plate to a batch knows no family.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
 from typing import Any, ClassVar, Protocol
 
 import jax
 import numpy as np
 import tensorstore as ts
+from ml_collections import ConfigDict
+from pydantic import Field
 
-from vsjax.errors import UserError
+from vsjax.errors import UserError, shorten
 from vsjax.intensity.normalization import Normalization, location_scale
 from vsjax.plates.arrays import read
 from vsjax.plates.position import Position
 from vsjax.plates.step import LARGEST_ID
+from vsjax.schema import CONFIG_REMEDY, Document, Name, Names, parse
 
 Place = tuple[Sequence[int], slice, slice]  # slices, which may repeat, rows and columns
 
@@ -46,12 +48,11 @@ class Role(Protocol):
         `name`."""
 
 
-@dataclass(frozen=True)
-class ChannelRole:
+class ChannelRole(Document):
     """Channels: float32 `[B, Z, Y, X, C]` in stored units, with `NAME_location` and `NAME_scale` `[B, C]` that
     normalise them (0 and 1 where that is decided on the device)."""
 
-    channels: tuple[str, ...]
+    channels: Names = Field(description="names, one or more")
     normalization: Normalization
     spatial: ClassVar[bool] = True
     nearest: ClassVar[bool] = False
@@ -94,11 +95,10 @@ class ChannelRole:
         return location, scale
 
 
-@dataclass(frozen=True)
-class LabelRole:
+class LabelRole(Document):
     """NGFF label images: int32 `[B, Z, Y, X, L]`, ids as they are stored, 0 for background."""
 
-    labels: tuple[str, ...]
+    labels: Names = Field(description="names, one or more")
     spatial: ClassVar[bool] = True
     nearest: ClassVar[bool] = True
 
@@ -137,12 +137,11 @@ class LabelRole:
         return {name: np.stack(volumes)}
 
 
-@dataclass(frozen=True)
-class MetadataRole:
+class MetadataRole(Document):
     """A class from the plate's metadata (`Position.find_attribute`): int32 `[B]`, the value's place in `classes`."""
 
-    metadata: str
-    classes: tuple[str, ...]
+    metadata: Name = Field(description='an attribute of the image, its well or the plate, or "well", "row", "column"')
+    classes: Names = Field(description="its values, one or more")
     spatial: ClassVar[bool] = False
     nearest: ClassVar[bool] = False
 
@@ -172,31 +171,25 @@ class MetadataRole:
         return self.classes.index(value)
 
 
-_KINDS = {"channels": ChannelRole, "labels": LabelRole, "metadata": MetadataRole}
+ROLES: dict[str, type[ChannelRole | LabelRole | MetadataRole]] = {
+    "channels": ChannelRole,
+    "labels": LabelRole,
+    "metadata": MetadataRole,
+}
 
 
-def make_roles(config: Mapping[str, Mapping[str, Any]]) -> dict[str, Role]:
+def make_roles(config: Any, where: str = "config.roles", remedy: str = CONFIG_REMEDY) -> dict[str, Role]:
     """The roles of `config.roles`: each section has `channels` (and `normalization`), `labels`, or `metadata` (and
-    `classes`).
+    `classes`). `where` and `remedy` are for messages.
 
     Raises:
-        UserError: a section is none of these or has a field that does not exist.
+        UserError: a section is none of these, or a field of it is wrong.
     """
-    return {name: _make_role(name, dict(section)) for name, section in config.items()}
-
-
-def _make_role(name: str, section: dict[str, Any]) -> Role:
-    kinds = [kind for kind in _KINDS if kind in section]
-    if len(kinds) != 1:
-        has = ", ".join(section) or "nothing"
-        raise UserError(f"config.roles.{name}: must have one of {', '.join(_KINDS)}; it has {has}")
-    known = [field.name for field in fields(_KINDS[kinds[0]])]
-    if set(section) != set(known):
-        raise UserError(f"config.roles.{name}: must have the fields {', '.join(known)}; it has {', '.join(section)}")
-    if "normalization" in section:
-        section["normalization"] = Normalization(**section["normalization"])
-    names = "classes" if kinds[0] == "metadata" else kinds[0]
-    section[names] = tuple(section[names])
-    if not section[names] or len(set(section[names])) != len(section[names]):
-        raise UserError(f"config.roles.{name}.{names}={section[names]}: name one or more, each once")
-    return _KINDS[kinds[0]](**section)
+    roles = {}
+    for name, section in (config.to_dict() if isinstance(config, ConfigDict) else config).items():
+        here = f"{where}.{shorten(str(name))}"
+        kinds = [kind for kind in ROLES if isinstance(section, Mapping) and kind in section]
+        if len(kinds) != 1:
+            raise UserError(f"{here}: must have one of {', '.join(ROLES)}, which say what kind of role it is; {remedy}")
+        roles[name] = parse(ROLES[kinds[0]], section, here, remedy)
+    return roles

@@ -10,9 +10,10 @@ import flax.linen as nn
 import jax
 import numpy as np
 
-from vsjax.errors import UserError
+from vsjax.errors import UserError, shorten
 from vsjax.inference.prediction_step import source_normalization
 from vsjax.inference.predictor import Predictor
+from vsjax.inference.volume import as_float32, check_finite
 from vsjax.intensity.normalization import patch_location_scale
 from vsjax.models.network import Network
 from vsjax.plates.arrays import read
@@ -34,7 +35,8 @@ def read_window(
         `[1, Z, Y, X, C]` float32 and the place of `z` in it.
 
     Raises:
-        UserError: the position is too small, `z` is outside, or a channel or its statistics are missing.
+        UserError: the position is too small, `z` is outside, a channel or its statistics are missing, or its pixels are
+            not finite.
     """
     if len(channels) != len(predictor.source_channels):
         raise UserError(f"--source: the model takes {len(predictor.source_channels)} channels, not {len(channels)}")
@@ -52,7 +54,8 @@ def read_window(
                         f"in a field of view of {(rows, columns)}")  # fmt: skip
     y, x = (rows - sizes[0]) // 2, (columns - sizes[1]) // 2
     part = position.array()[0, indices, start : start + predictor.in_depth, y : y + sizes[0], x : x + sizes[1]]
-    stack = np.moveaxis(np.asarray(read(part.read(), position.url), np.float32), 0, -1)
+    stack = np.moveaxis(as_float32(read(part.read(), position.url)), 0, -1)
+    check_finite(stack, channels, position.url, "mask or replace these pixels, or take another position")
     location, scale = source_normalization(predictor, ImageInfo.of(position), indices, time=0)
     if location is None:  # the model normalises every patch by itself
         location, scale = map(np.asarray, patch_location_scale(stack[None], predictor.normalization.statistic))
@@ -74,13 +77,15 @@ def capture_features(
         `[Z', Y, X, C']`, float32.
 
     Raises:
-        UserError: the network has no such stage.
+        UserError: the network has no such stage, or one puts out what is not finite.
     """
     order: list[str] = []
     jax.eval_shape(lambda v, x: _apply(model, v, x, _note(order)), variables, window)
     for name in stages:
         if name not in order:
-            raise UserError(f"--stages {name}: the network has no such stage; its stages are {', '.join(model.stages)}")
+            raise UserError(
+                f"--stages {shorten(name)}: the network has no such stage; its stages are {', '.join(model.stages)}"
+            )
     keep = jax.jit(lambda v, x: _apply(model, v, x, lambda module, _: "/".join(module.path) in stages))
     prediction, captured = keep(variables, window)
     features = {}
@@ -89,6 +94,8 @@ def capture_features(
         for part in name.split("/"):
             node = node[part]
         features[name] = np.asarray(node["__call__"][0][0], np.float32)
+        if not np.isfinite(features[name]).all():
+            raise UserError(f"--stages {name}: is NaN or infinite, so the checkpoint's training diverged; take another")
     return features, np.asarray(prediction[0], np.float32)
 
 

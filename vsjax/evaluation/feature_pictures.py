@@ -7,10 +7,9 @@ from pathlib import Path
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 from vsjax.evaluation.feature_maps import principal_components, to_rgb
-from vsjax.evaluation.figures import DPI, STYLE, contrast_limits, draw_scale_bar
+from vsjax.evaluation.figures import STYLE, cell_aspect, contrast_limits, draw_scale_bar, label, make_figure
 from vsjax.evaluation.report import replacing
 
 CELL = 2.3  # inches
@@ -54,9 +53,9 @@ def draw(
 ) -> None:
     """Input and encoder above, decoder and prediction below; all cover the same `shape` (Y, X) pixels."""
     columns = max(len(row) for row in rows)
-    height = CELL * shape[0] * pixel_size_um[0] / (shape[1] * pixel_size_um[1])
+    height = CELL * cell_aspect(shape, pixel_size_um)
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(columns * CELL, len(rows) * (height + 0.5) + 0.3), dpi=DPI, layout="constrained")
+        figure = make_figure(columns * CELL, len(rows) * (height + 0.5) + 0.3)
         axes = figure.subplots(len(rows), columns, squeeze=False)
         for line, row in zip(axes, rows, strict=True):
             for axis, picture in zip(line, row, strict=False):
@@ -64,7 +63,9 @@ def draw(
             for axis in line[len(row) :]:
                 axis.set_visible(False)
         draw_scale_bar(axes[0, 0], shape, pixel_size_um[1])
-        figure.supxlabel(f"{about}; per cent: variance of the three components shown", fontsize=6, color="0.35")
+        figure.supxlabel(
+            f"{label(about, 200)}; per cent: variance of the three components shown", fontsize=6, color="0.35"
+        )
         with replacing(path) as temporary:
             figure.savefig(temporary, format="png")
 
@@ -74,7 +75,7 @@ def _draw_picture(axis: Axes, picture: Picture, pixel_size_um: tuple[float, floa
     extent = (-0.5, shape[1] - 0.5, shape[0] - 0.5, -0.5)
     aspect = pixel_size_um[0] / pixel_size_um[1]
     axis.imshow(picture.pixels, "gray", vmin=low, vmax=high, extent=extent, aspect=aspect, interpolation="nearest")
-    axis.set_title(picture.title, fontsize=7)
+    axis.set_title("\n".join(map(label, picture.title.split("\n"))), fontsize=7)
     axis.set_xticks([])
     axis.set_yticks([])
     axis.spines[:].set_visible(False)

@@ -1,5 +1,6 @@
 """Pictures of a report: each metric per position, and source, target and prediction side by side."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 from matplotlib.ticker import MaxNLocator
 
+from vsjax.errors import shorten
 from vsjax.evaluation.level import Metric, Row
 from vsjax.evaluation.report import replacing
 
@@ -18,6 +20,9 @@ COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#00
 DPI = 160
 MAX_LABELS = 16
 MAX_PIXELS = 512  # of a larger fov a part is shown, so that a cell stays visible
+MAX_CHANNELS = 12  # a legend of more says nothing
+FIGURE_PIXELS = 1.2e7  # of a picture's file: its dots per inch become fewer where it would have more
+MIN_CELL, MAX_CELL = 0.4, 3.0  # height of an image in a figure, times its width
 View = tuple[slice, slice]
 STYLE = {
     "font.size": 9,
@@ -49,13 +54,16 @@ class Panel:
 
 
 def plot_metrics(path: Path, rows: Sequence[Row], metrics: Mapping[str, Metric]) -> None:
-    """A dot per stack: metric against position, a colour per channel, a dashed line at each channel's mean."""
+    """A dot per stack: metric against position, a colour per channel, a dashed line at each channel's mean; of many
+    channels the first."""
+    found = list(dict.fromkeys(row["channel"] for row in rows))
+    channels = found[:MAX_CHANNELS]
+    rows = [row for row in rows if row["channel"] in channels]
     positions = list(dict.fromkeys(row["position"] for row in rows))
-    channels = list(dict.fromkeys(row["channel"] for row in rows))
     columns = min(3, len(metrics))
     lines = -(-len(metrics) // columns)
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(3.4 * columns + 0.4, 2.5 * lines + 0.7), dpi=DPI, layout="constrained")
+        figure = make_figure(3.4 * columns + 0.4, 2.5 * lines + 0.7)
         axes = figure.subplots(lines, columns, sharex=True, squeeze=False).ravel()
         for axis, (name, metric) in zip(axes, metrics.items(), strict=False):
             _strip(axis, rows, name, positions, channels)
@@ -65,7 +73,9 @@ def plot_metrics(path: Path, rows: Sequence[Row], metrics: Mapping[str, Metric])
         for axis in axes[-columns:]:
             _label_positions(axis, positions)
         handles, labels = axes[0].get_legend_handles_labels()
-        figure.supxlabel(f"units: {', '.join(dict.fromkeys(row['units'] for row in rows))}", fontsize=8, color="0.35")
+        units = f"units: {', '.join(dict.fromkeys(row['units'] for row in rows))}"
+        units += f" · the first {len(channels)} of {len(found)} channels" if len(found) > len(channels) else ""
+        figure.supxlabel(units, fontsize=8, color="0.35")
         figure.legend(handles, labels, loc="outside upper center", ncols=min(len(channels), 6), markerscale=1.3)
         _save(figure, path)
 
@@ -76,11 +86,11 @@ def plot_panels(path: Path, channel: str, source_name: str, panels: Sequence[Pan
     Target and prediction share one contrast, the target's 1st to 99.8th percentile, so that a pale prediction looks
     pale; the difference goes from blue to red over plus and minus half that range.
     """
+    source_name, channel = label(source_name), label(channel)
     titles = [f"{source_name} (source)", f"{channel} (target)", f"{channel} (prediction)", "prediction − target"]
-    height, width = panels[0].target[panels[0].view].shape
-    cell = 2.7 * height * panels[0].pixel_size_um[0] / (width * panels[0].pixel_size_um[1])
+    cell = 2.7 * cell_aspect(panels[0].target[panels[0].view].shape, panels[0].pixel_size_um)
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(4 * 2.7 + 1.1, len(panels) * cell + 0.7), dpi=DPI, layout="constrained")
+        figure = make_figure(4 * 2.7 + 1.1, len(panels) * cell + 0.7)
         figure.get_layout_engine().set(w_pad=0.02, h_pad=0.02, wspace=0.01, hspace=0.01)
         axes = figure.subplots(len(panels), 4, squeeze=False)
         for row, panel in zip(axes, panels, strict=True):
@@ -89,6 +99,24 @@ def plot_panels(path: Path, channel: str, source_name: str, panels: Sequence[Pan
             axis.set_title(title)
         figure.supxlabel(caption, fontsize=8, color="0.35")
         _save(figure, path)
+
+
+def make_figure(width: float, height: float) -> Figure:
+    """An empty figure of so many inches, with at most `FIGURE_PIXELS` pixels."""
+    dpi = min(DPI, math.sqrt(FIGURE_PIXELS / (width * height)))
+    return Figure(figsize=(width, height), dpi=dpi, layout="constrained")
+
+
+def cell_aspect(shape: Sequence[int], pixel_size_um: Sequence[float]) -> float:
+    """Height of an image's place in a figure, times its width: the image's own (Y, X), within what can be looked at.
+    What is more extreme is drawn smaller in its place."""
+    aspect = shape[0] * pixel_size_um[0] / (shape[1] * pixel_size_um[1])
+    return min(max(aspect, MIN_CELL), MAX_CELL)
+
+
+def label(name: str, at_most: int = 40) -> str:
+    """A channel's or position's name as it can be drawn: short, and no formula."""
+    return shorten(name, at_most).replace("$", r"\$")
 
 
 def slice_to_show(target: np.ndarray) -> int:
@@ -147,7 +175,7 @@ def _strip(axis: Axes, rows: Sequence[Row], name: str, positions: Sequence[str],
         y = np.array([row[name] for row in members], dtype=np.float64)
         finite = np.isfinite(y)
         color = COLORS[index % len(COLORS)]
-        axis.scatter(x[finite], y[finite], s=22, color=color, alpha=0.85, linewidths=0, label=channel, zorder=3)
+        axis.scatter(x[finite], y[finite], s=22, color=color, alpha=0.85, linewidths=0, label=label(channel), zorder=3)
         if finite.any():
             axis.axhline(y[finite].mean(), color=color, linewidth=0.9, linestyle=(0, (4, 3)), alpha=0.7, zorder=2)
     axis.set_xlim(-0.6, len(positions) - 0.4)
@@ -157,8 +185,9 @@ def _strip(axis: Axes, rows: Sequence[Row], name: str, positions: Sequence[str],
 
 def _label_positions(axis: Axes, positions: Sequence[str]) -> None:
     step = -(-len(positions) // MAX_LABELS)
-    crowded = sum(len(name) for name in positions[::step]) > 36
-    axis.set_xticks(range(0, len(positions), step), positions[::step], rotation=60 if crowded else 0,
+    names = [label(name, 20) for name in positions[::step]]
+    crowded = sum(map(len, names)) > 36
+    axis.set_xticks(range(0, len(positions), step), names, rotation=60 if crowded else 0,
                     ha="right" if crowded else "center", rotation_mode="anchor" if crowded else None)  # fmt: skip
 
 
@@ -181,7 +210,7 @@ def _draw_panel(axes: Sequence[Axes], panel: Panel) -> None:
         axis.set_xticks([])
         axis.set_yticks([])
         axis.spines[:].set_visible(False)
-    axes[0].set_ylabel(panel.label, fontsize=9)
+    axes[0].set_ylabel("\n".join(map(label, panel.label.split("\n"))), fontsize=9)
     draw_scale_bar(axes[0], panel.source[panel.view].shape, panel.pixel_size_um[1])
 
 

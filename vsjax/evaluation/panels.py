@@ -18,13 +18,17 @@ CAPTION = (
 
 
 def draw_panels(output: Path, prefix: str, results: Results, ranked_by: str, metric: Metric) -> None:
-    """Write `PREFIX_CHANNEL.png` for each channel: best, median and worst stack by the metric named `ranked_by`.
+    """Write `PREFIX_CHANNEL.png` for each channel: best, median and worst stack by the metric named `ranked_by`; of
+    many channels the first, a picture each takes a second.
 
     Reads these stacks again rather than keep them all.
     """
-    names = _file_names(prefix, [job.channel for job in results.jobs])
+    members_of: dict[str, list[tuple[Row, Job]]] = {}
+    for row, job in zip(results.rows, results.jobs, strict=True):
+        members_of.setdefault(job.channel, []).append((row, job))
+    names = _file_names(prefix, list(members_of)[: figures.MAX_CHANNELS])
     for channel, name in names.items():
-        members = [pair for pair in zip(results.rows, results.jobs, strict=True) if pair[1].channel == channel]
+        members = members_of[channel]
         panels = [
             _panel(job, results.source, f"{rank}: {job.target.name}", f"{metric.label} {row[ranked_by]:.3f}")
             for rank, (row, job) in _ranked(members, ranked_by, metric)
@@ -63,7 +67,7 @@ def _file_names(prefix: str, channels: Sequence[str]) -> dict[str, str]:
     """File name per channel; what a file system may not take becomes `_`, and no two are alike."""
     names: dict[str, str] = {}
     for channel in dict.fromkeys(channels):
-        name = f"{prefix}_" + re.sub(r"[^\w.-]+", "_", channel)
+        name = f"{prefix}_" + re.sub(r"[^\w.-]+", "_", channel)[:40]
         while name in names.values():
             name += "_"
         names[channel] = name

@@ -17,10 +17,13 @@ from typing import Any
 
 import numpy as np
 
+from vsjax.errors import UserError, shorten
 from vsjax.evaluation.level import Level, Measurement, Metric, Row
 from vsjax.evaluation.pairing import UNITS, Job
+from vsjax.schema import parse_object
 
 DOCUMENT = "metrics.json"
+SHOWN = 50  # rows of a summary in the terminal
 _WHICH_OBJECT = ("position", "time", "channel")
 
 
@@ -117,26 +120,31 @@ def write_tables(
         },
     }
     with replacing(output / DOCUMENT) as path:
-        path.write_text(json.dumps(_plain(content), indent=1, ensure_ascii=False, allow_nan=False), encoding="utf-8")
+        text = json.dumps(_plain(content), indent=1, ensure_ascii=False, allow_nan=False)
+        path.write_text(text, encoding="utf-8", errors="backslashreplace")  # half a surrogate pair stands in some names
 
 
 def is_complete(output: Path, about: Mapping[str, Any]) -> bool:
     """Whether the folder holds the complete report of this evaluation."""
+    path = output / DOCUMENT
     try:
-        return json.loads((output / DOCUMENT).read_text(encoding="utf-8")).get("about") == about
-    except (OSError, ValueError, AttributeError):  # it is not there, or another program's
+        return path.is_file() and parse_object(path.read_bytes(), str(path), "remove it").get("about") == about
+    except (OSError, UserError):  # it cannot be read, or is another program's
         return False
 
 
 def format_summary(summary: Sequence[Row], metrics: Mapping[str, Metric]) -> str:
-    """The summary as a table of `mean ± sd` for the terminal; a metric that some stacks lack shows how many had it."""
+    """The summary as a table of `mean ± sd` for the terminal; a metric that some stacks lack shows how many had it. Of
+    many channels the first are shown."""
     header = ["channel", "stacks", *(metric.label for metric in metrics.values()), "units"]
     lines = [header]
-    for entry in summary:
+    for entry in summary[:SHOWN]:
         cells = [_cell(entry, name) for name in metrics]
-        lines.append([entry["channel"], str(entry["stacks"]), *cells, entry["units"]])
+        lines.append([shorten(entry["channel"], 40), str(entry["stacks"]), *cells, entry["units"]])
     widths = [max(len(line[column]) for line in lines) for column in range(len(header))]
-    return "\n".join("  ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)).rstrip() for line in lines)
+    text = ["  ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)).rstrip() for line in lines]
+    text += [f"... and {len(summary) - SHOWN} more, in {DOCUMENT}"] if len(summary) > SHOWN else []
+    return "\n".join(text)
 
 
 @contextmanager
@@ -179,7 +187,10 @@ def _write_csv(path: Path, rows: Sequence[Row]) -> None:
 
 @contextmanager
 def _table(path: Path, columns: Sequence[str]) -> Iterator[csv.DictWriter]:
-    with replacing(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+    with (
+        replacing(path) as temporary,
+        temporary.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file,
+    ):
         table = csv.DictWriter(file, fieldnames=columns)
         table.writeheader()
         yield table

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from vsjax.errors import UserError
+from vsjax.errors import UserError, shorten
 
 _ORDER = "TZYXC"
 
@@ -19,10 +19,13 @@ def resolve_axes(shape: tuple[int, ...], axes: str | None, channels: int) -> str
         UserError: the axes do not describe the shape, or the shape leaves it open.
     """
     if axes is not None:
+        if not isinstance(axes, str):
+            raise UserError(f"axes: is {shorten(repr(axes))}; give text such as 'ZYX' or 'TCZYX'")
         axes = axes.upper()
         if len(axes) != len(shape) or len(set(axes)) != len(axes) or not {"Y", "X"} <= set(axes) <= set(_ORDER):
             raise UserError(
-                f"axes={axes!r} does not describe a volume of shape {shape}; name each axis once, such as ZYX or TCZYX"
+                f"axes={shorten(axes)!r} does not describe a volume of shape {shape}; name each axis once, such as ZYX "
+                "or TCZYX"
             )
         return axes
     if len(shape) in (2, 3, 5):

@@ -3,7 +3,6 @@
 import copy
 import hashlib
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from vsjax.errors import UserError
+from vsjax.memory import machine_bytes
 from vsjax.runtime.checkpoint import Checkpoint
 from vsjax.runtime.mesh import image_sharding, make_mesh, replicated
 from vsjax.tasks.context import Context
@@ -201,4 +201,4 @@ def _free_bytes(device: jax.Device, space: int) -> int:
     if meminfo.exists():
         fields = dict(line.split(":") for line in meminfo.read_text().splitlines())
         return int(fields["MemAvailable"].split()[0]) * 1024 // 2 // space
-    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2 // space
+    return machine_bytes() // 2 // space

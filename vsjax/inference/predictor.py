@@ -1,6 +1,7 @@
 """From a checkpoint to predictions of NumPy arrays: `vsjax.load("runs/a").predict(volume)`."""
 
 import math
+import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -10,21 +11,26 @@ from typing import Any, Literal
 import jax
 import numpy as np
 
-from vsjax.errors import UserError
+from vsjax.errors import UserError, shorten
 from vsjax.inference.axes import from_tzyxc, resolve_axes, to_tzyxc
 from vsjax.inference.compiled import CompiledFamily, Draw
 from vsjax.inference.settings import PredictionSettings
 from vsjax.inference.tiling import Padding, Tile, choose_margin, plan_tiles, predict_tiles
 from vsjax.inference.tta import Tta, with_rotations
-from vsjax.inference.windows import Prepare, WindowPlan, plan_windows, predict_windows, windows_per_call
-from vsjax.intensity.normalization import Normalization, location_scale, normalize, patch_location_scale
-from vsjax.intensity.statistics import compute_statistics
+from vsjax.inference.volume import (
+    as_float32,
+    as_volume,
+    check_finite,
+    check_fits,
+    find_location_scale,
+    normalize_windows,
+)
+from vsjax.inference.windows import plan_windows, predict_windows, windows_per_call
+from vsjax.intensity.normalization import location_scale
 from vsjax.runtime.checkpoint import Checkpoint, load_checkpoint
 from vsjax.runtime.keys import step_key
 
 BATCH_PIXELS = 1 << 18  # windows are batched up to so many pixels of a plane: enough to keep a device busy
-STATISTICS_GRID = 32  # distance of the pixels that `vsjax.preprocess` samples by default
-STATISTICS_PIXELS = 512  # per side, of the planes from which "patch" normalisation takes its statistics
 SPREAD = "spread"  # of a channel over several draws: its name's ending
 
 
@@ -50,8 +56,10 @@ class Predictor:
 
         Raises:
             UserError: the weights are not those of the model in the checkpoint's configuration, or of a part of it, or
-                its description lacks a field.
+                its description lacks a field or names other channels.
         """
+        if not isinstance(checkpoint, Checkpoint):
+            raise UserError(f"checkpoint: is a {type(checkpoint).__name__}; take vsjax.load(RUN)")
         description = checkpoint.description
         if description.parts != "all":
             raise UserError(
@@ -63,6 +71,13 @@ class Predictor:
         for role in ("source", "target"):
             if role not in description.channels:
                 raise UserError(f"{checkpoint.path}: the description lacks the role {role!r}; train or convert again")
+            names = description.channels_of(role)
+            wanted = self.compiled.in_channels if role == "source" else self.compiled.out_channels
+            if len(names) != wanted:
+                raise UserError(
+                    f"{checkpoint.path}: description.channels.{role} names {len(names)} channels "
+                    f"({shorten(', '.join(names))}) but the network has {wanted}; train or convert again"
+                )
         self.source_channels = description.channels_of("source")
         self.target_channels = description.channels_of("target")
         self.pixel_size_um = description.pixel_size_um
@@ -107,11 +122,12 @@ class Predictor:
             are the means and then the spreads, or (`keep="draws"`) the draws are a further, first axis.
 
         Raises:
-            UserError: the shape does not suit the model, or the volume is constant or not finite.
+            UserError: the volume is no array of intensities, its shape does not suit the model or the memory, it is
+                constant or not finite, or the settings, axes or statistics are none that can be had.
         """
-        settings = settings or PredictionSettings()
+        settings = PredictionSettings() if settings is None else settings
         self.check(settings)
-        volume = np.asarray(volume)
+        volume = as_volume(volume)
         axes = resolve_axes(volume.shape, axes, len(self.source_channels))
         stacks = to_tzyxc(volume, axes)
         if stacks.shape[-1] != len(self.source_channels):
@@ -119,8 +135,12 @@ class Predictor:
                 f"volume: axis C of shape {volume.shape} has {stacks.shape[-1]} channels but the model takes "
                 f"{len(self.source_channels)}: {', '.join(self.source_channels)}"
             )
+        kept = settings.draws if settings.keep == "draws" else min(settings.draws, 2)
+        check_fits(stacks.shape, len(self.source_channels), kept * len(self.target_channels))
+        plan_windows(stacks.shape[1], self.in_depth, self.compiled.out_depth, settings.z_step)  # deep enough
         parts = [stacks] if self.normalization.scope != "timepoint" else np.split(stacks, len(stacks))
-        pairs = [pair for part in parts for pair in [self._location_scale(part, statistics)] * len(part)]
+        found = [find_location_scale(part, self.source_channels, self.normalization, statistics) for part in parts]
+        pairs = [pair for part, pair in zip(parts, found, strict=True) for _ in part]
         predictions = [
             self.predict_stack(stack, *pair, settings, time=time)
             for time, (stack, pair) in enumerate(zip(stacks, pairs, strict=True))
@@ -131,6 +151,8 @@ class Predictor:
 
     def check(self, settings: PredictionSettings) -> None:
         """Raise a UserError that names the first setting that cannot be had with this model."""
+        if not isinstance(settings, PredictionSettings):
+            raise UserError(f"settings: is a {type(settings).__name__}; give PredictionSettings(...)")
         settings.check()
         if settings.draws > 1 and not self.compiled.family.draws:
             raise UserError(
@@ -172,8 +194,8 @@ class Predictor:
         Raises:
             UserError: the stack is too shallow, or the stack or its prediction is not finite.
         """
-        stack = np.asarray(stack, np.float32)
-        _check_finite(stack, self.source_channels, "the image", "mask or replace these pixels")
+        stack = as_float32(stack)
+        check_finite(stack, self.source_channels, "the image", "mask or replace these pixels")
         settings = self.resolve(stack.shape, settings)
         root = step_key(settings.seed, f"stack {name}", time)
 
@@ -184,16 +206,22 @@ class Predictor:
         def draw(number: int) -> np.ndarray:
             one = Draw(key=jax.random.fold_in(root, number), space=settings.space)
             prediction = self._predict_draw(stack, location, scale, settings, one, progress)
-            _check_finite(prediction, self.target_channels, "the prediction", "the checkpoint's training diverged")
-            if settings.units == "target":
-                prediction = prediction * self.target_scale + self.target_location
-            return prediction
+            check_finite(prediction, self.target_channels, "the prediction", "the checkpoint's training diverged")
+            return self._in_units(prediction) if settings.units == "target" else prediction
 
         if settings.draws == 1:
             return draw(0)
         if settings.keep == "draws":
             return np.stack([draw(number) for number in range(settings.draws)])
         return _mean_and_spread(draw(number) for number in range(settings.draws))
+
+    def _in_units(self, prediction: np.ndarray) -> np.ndarray:
+        """The target's own intensities."""
+        with np.errstate(over="ignore", invalid="ignore"):
+            prediction = prediction * self.target_scale + self.target_location
+        remedy = "the checkpoint's statistics of this channel are too large: take units 'normalized'"
+        check_finite(prediction, self.target_channels, "the prediction in units 'target'", remedy)
+        return prediction
 
     def _predict_draw(
         self,
@@ -207,9 +235,11 @@ class Predictor:
         """One normalised prediction [Z, Y, X, C'], with settings that `resolve` has filled in."""
         plan = plan_windows(stack.shape[0], self.in_depth, self.compiled.out_depth, settings.z_step)
         if location is None:
-            prepare = _normalize_windows(stack, plan, self.normalization)
+            prepare = normalize_windows(stack, plan, self.normalization)
         else:
-            stack, prepare = (stack - location) / scale, None
+            with np.errstate(over="ignore", invalid="ignore"):
+                stack, prepare = (stack - location) / scale, None
+            check_finite(stack, self.source_channels, "the normalised image", "give statistics that suit its pixels")
         padding = Padding.to_divisor(stack.shape[1:3], self._divisor(settings.tta, settings.space))
         padded = padding.pad(stack)
         tiles = self._tiles(padded.shape[1:3], settings)
@@ -257,6 +287,7 @@ class Predictor:
         [Z, Y, X, C], by trying how much memory the network needs: whole on one device, then shared by all, then in
         tiles."""
         settings = self.complete(settings)
+        resolved = None not in (settings.tile, settings.batch_size, settings.space)  # once, and not anew
         plan = plan_windows(shape[0], self.in_depth, self.compiled.out_depth, settings.z_step)
         choices = [settings.space] if settings.space else sorted({1, jax.local_device_count()})
         for space in choices:
@@ -265,12 +296,16 @@ class Predictor:
             tile = tuple(min(a, b) for a, b in zip(settings.tile or plane, plane, strict=True))
             tile = tuple(math.ceil(t / d) * d for t, d in zip(tile, divisor, strict=True))
             chosen = replace(settings, tile=tile, space=space)
-            batch_size = settings.batch_size or max(1, BATCH_PIXELS // (tile[0] * tile[1]))
-            batch_size = math.prod(windows_per_call(plan, len(self._tiles(plane, chosen)), batch_size))
-            if settings.tile and len(choices) == 1:
+            usual = max(1, BATCH_PIXELS // (tile[0] * tile[1]))
+            tiles = len(self._tiles(plane, chosen))
+            batch_size = math.prod(windows_per_call(plan, tiles, settings.batch_size or usual))
+            if settings.tile and len(choices) == 1 and (batch_size <= usual or resolved):
                 return replace(chosen, batch_size=batch_size)
-            size = (batch_size, self.in_depth, *tile, len(self.source_channels))
-            fits, fraction = self._compiled(settings).fits(size, space)
+            size = (self.in_depth, *tile, len(self.source_channels))
+            fits, fraction = self._compiled(settings).fits((batch_size, *size), space)
+            if not fits and batch_size > usual:  # a batch that the user chose without regard to the memory
+                batch_size = math.prod(windows_per_call(plan, tiles, usual))
+                fits, fraction = self._compiled(settings).fits((batch_size, *size), space)
             if fits:
                 return replace(chosen, batch_size=batch_size)
         if settings.tile is None:
@@ -306,24 +341,6 @@ class Predictor:
         y, x = self.compiled.divisor
         return (y * space, x) if tta == "none" else (math.lcm(y * space, x),) * 2
 
-    def _location_scale(
-        self, stacks: np.ndarray, statistics: Mapping[str, Mapping[str, float]] | None
-    ) -> tuple[np.ndarray | None, np.ndarray | None]:
-        """Location and scale [C] of an array [T, Z, Y, X, C]."""
-        if self.normalization.scope == "patch":
-            return None, None
-        if self.normalization.scope == "none":
-            return np.zeros(stacks.shape[-1], np.float32), np.ones(stacks.shape[-1], np.float32)
-        pairs = []
-        for index, channel in enumerate(self.source_channels):
-            if statistics is not None and channel not in statistics:
-                raise UserError(f"statistics: channel {channel!r} is missing; there are {', '.join(statistics)}")
-            _check_finite(stacks[..., index : index + 1], (channel,), "the image", "mask or replace these pixels")
-            known = _statistics_of(stacks[..., index]) if statistics is None else statistics[channel]
-            pairs.append(location_scale(known, self.normalization.statistic, f"{channel} of the volume"))
-        location, scale = np.array(pairs, np.float32).T
-        return location, scale
-
 
 def load(path: str | Path, which: Literal["best", "last"] | None = None) -> Predictor:
     """The predictor of a run's folder (`runs/a`), by default of its best checkpoint.
@@ -331,6 +348,8 @@ def load(path: str | Path, which: Literal["best", "last"] | None = None) -> Pred
     Raises:
         UserError: there is no checkpoint, it is damaged, or it is of another model.
     """
+    if not isinstance(path, str | os.PathLike) or not os.fspath(path):
+        raise UserError(f"path: is {shorten(repr(path))}; give the folder of a run or of converted weights")
     return Predictor(load_checkpoint(path, which))
 
 
@@ -362,37 +381,3 @@ def _mean_and_spread(draws: Iterable[np.ndarray]) -> np.ndarray:
         mean += distance / count
         squares += distance * (draw - mean)
     return np.concatenate([mean, np.sqrt(squares / (count - 1))], axis=-1)
-
-
-def _statistics_of(image: np.ndarray) -> Mapping[str, float]:
-    """Of every 32nd pixel, which gives the numbers that `vsjax.preprocess` writes for a field of view; of every pixel
-    where the image is so small that few would be left."""
-    return compute_statistics(image, STATISTICS_GRID if min(image.shape[-2:]) >= 4 * STATISTICS_GRID else 1)
-
-
-_patch_statistics = jax.jit(patch_location_scale, static_argnums=1)
-
-
-def _normalize_windows(stack: np.ndarray, plan: WindowPlan, normalization: Normalization) -> Prepare:
-    """For models that normalise every patch by its own pixels: each z window by those of its whole field of view
-    (sampled where it is large), which is the same for all tiles."""
-    step = max(1, min(stack.shape[1:3]) // STATISTICS_PIXELS)
-    sample = np.pad(stack[:, ::step, ::step], (plan.padding, (0, 0), (0, 0), (0, 0)), mode="edge")
-    known = {
-        start: jax.device_get(_patch_statistics(sample[None, start : start + plan.in_depth], normalization.statistic))
-        for start in plan.starts
-    }
-
-    def prepare(windows: np.ndarray, starts: tuple[int, ...]) -> np.ndarray:
-        location, scale = (np.concatenate([known[start][i] for start in starts]) for i in (0, 1))
-        return np.asarray(normalize(windows, location, scale))
-
-    return prepare
-
-
-def _check_finite(volume: np.ndarray, channels: tuple[str, ...], what: str, remedy: str) -> None:
-    """UserError that counts the pixels [..., C] that are not finite."""
-    for index, channel in enumerate(channels):
-        size = volume[..., index].size
-        if missing := size - int(np.isfinite(volume[..., index]).sum()):
-            raise UserError(f"channel {channel!r}: {missing} of {size} pixels of {what} are NaN or infinite; {remedy}")

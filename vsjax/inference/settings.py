@@ -1,14 +1,18 @@
 """How a stack is predicted: what the user chooses, and what is chosen for them."""
 
+import functools
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields, replace
-from typing import Any, Literal, get_args
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
 
 import jax
+from pydantic import Field
 
-from vsjax.errors import UserError
-from vsjax.inference.tta import Tta
+from vsjax.errors import UserError, shorten
+from vsjax.runtime.experiment import Tta
+from vsjax.schema import Document, document_of, parse
 
+Pixels = Annotated[int, Field(ge=1, le=2**20)]
 Units = Literal["normalized", "target"]
 Keep = Literal["mean_spread", "draws"]
 
@@ -35,51 +39,41 @@ class PredictionSettings:
     """
 
     tta: Tta | None = None
-    tile: tuple[int, int] | None = None
-    margin: int | None = None
-    z_step: int = 1
-    batch_size: int | None = None
+    tile: tuple[Pixels, Pixels] | None = None
+    margin: Annotated[int, Field(ge=0, le=2**15)] | None = None
+    z_step: Annotated[int, Field(ge=1, le=2**15)] = 1
+    batch_size: Annotated[int, Field(ge=1, le=2**12)] | None = None
     units: Units = "normalized"
-    space: int | None = None
-    draws: int = 1
+    space: Annotated[int, Field(ge=1, le=2**12)] | None = None
+    draws: Annotated[int, Field(ge=1, le=10_000)] = 1
     keep: Keep = "mean_spread"
-    seed: int = 0
+    seed: Annotated[int, Field(ge=0, le=2**31 - 1)] = 0
     sampler: Any = None
 
     def check(self) -> None:
         """Raise a UserError that names the first setting that cannot be."""
-        choices = {"tta": (None, *get_args(Tta)), "units": get_args(Units), "keep": get_args(Keep)}
-        for name, known in choices.items():
-            if getattr(self, name) not in known:
-                allowed = ", ".join(filter(None, known))
-                raise UserError(f"{name} is {getattr(self, name)!r}; it must be one of {allowed}")
-        numbers = {name: getattr(self, name) for name in ("z_step", "batch_size", "space", "draws")}
-        for name, value in {**numbers, "tile": self.tile and min(self.tile)}.items():
-            if value is not None and value < 1:
-                raise UserError(f"{name} is {value}; it must be at least 1")
+        parse(_document(), vars(self), "settings", "give another value, or leave it out")
         if (self.space or 1) > jax.local_device_count():
             raise UserError(f"space is {self.space}; this process has only {jax.local_device_count()} devices")
-        for name in ("margin", "seed"):
-            if (getattr(self, name) or 0) < 0:
-                raise UserError(f"{name} is {getattr(self, name)}; it must be at least 0")
 
     def to_json(self) -> dict[str, Any]:
         """All fields, for a record."""
-        return asdict(self)
+        return vars(self) | {"sampler": self.sampler and self.sampler.model_dump()}
 
 
-def change_sampler(sampler: Any, changes: Mapping[str, Any]) -> Any:
+@functools.cache
+def _document() -> type[Document]:
+    return document_of(PredictionSettings)
+
+
+def change_sampler(sampler: Document | None, changes: Mapping[str, Any]) -> Document | None:
     """A family's settings with some of them changed.
 
     Raises:
-        UserError: the family has no settings, or none of that name, or the value is of another type.
+        UserError: the family has no settings, or none of that name, or the value is of another type or out of range.
     """
-    known = {entry.name: getattr(sampler, entry.name) for entry in fields(sampler)} if sampler is not None else {}
-    for name, value in changes.items():
-        if name not in known:
-            raise UserError(f"--sampler {name}: this model has no such setting; it has {', '.join(known) or 'none'}")
-        if type(value) is not type(known[name]) and not (isinstance(value, int) and isinstance(known[name], float)):
-            raise UserError(
-                f"--sampler {name}={value!r}: is no {type(known[name]).__name__}; by default it is {known[name]!r}"
-            )
-    return replace(sampler, **changes) if changes else sampler
+    if not changes:
+        return sampler
+    if sampler is None:
+        raise UserError(f"--sampler {shorten(min(changes))}: this model has no settings of its own; leave it out")
+    return parse(type(sampler), {**sampler.model_dump(), **changes}, "--sampler", "give another value, or leave it out")

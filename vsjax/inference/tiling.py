@@ -21,6 +21,7 @@ import numpy as np
 from vsjax.errors import UserError
 
 LARGEST_MARGIN = 128
+MOST_TILES = 1 << 16  # of a plane
 PredictTiles = Callable[[np.ndarray, Sequence[tuple[int, int]]], np.ndarray]
 
 
@@ -96,11 +97,14 @@ def plan_tiles(
         ramp: width in pixels over which one tile fades into the next, at most `2 * margin`; 0 is a hard cut.
 
     Raises:
-        UserError: a tile is not larger than its margins.
+        UserError: a tile is not larger than its margins, or there would be too many.
     """
     if not 0 <= ramp <= 2 * margin:
         raise ValueError(f"ramp {ramp} must lie between 0 and twice the margin {margin}")
     axes = [list(_axis(*numbers, margin, ramp)) for numbers in zip(shape, tile, divisor, strict=True)]
+    if (count := len(axes[0]) * len(axes[1])) > MOST_TILES:
+        raise UserError(f"tiles of {tile} pixels would be {count} in a plane of {shape}, more than {MOST_TILES}; "
+                        "give a larger --tile or a smaller --margin")  # fmt: skip
     return [Tile(y, x, weight_y, weight_x) for y, weight_y in axes[0] for x, weight_x in axes[1]]
 
 
@@ -116,14 +120,13 @@ def _axis(size: int, tile: int, divisor: int, margin: int, ramp: int) -> Iterato
     starts = [*range(0, size - tile, max(stride, 1)), size - tile]
     pixels = np.arange(size, dtype=np.float64) + 0.5
     cuts = [(left + right + tile) / 2 for left, right in itertools.pairwise(starts)]
-    rises = [_ramp(pixels - cut, ramp) for cut in cuts]  # 0 on the left of a cut, 1 on its right
     for index, start in enumerate(starts):
         place = slice(start, start + tile)
         weight = np.ones(tile)
-        if index > 0:
-            weight = weight * rises[index - 1][place]
+        if index > 0:  # 0 on the left of a cut, 1 on its right
+            weight = weight * _ramp(pixels[place] - cuts[index - 1], ramp)
         if index < len(starts) - 1:
-            weight = weight * (1 - rises[index][place])
+            weight = weight * (1 - _ramp(pixels[place] - cuts[index], ramp))
         yield place, weight.astype(np.float32)
 
 

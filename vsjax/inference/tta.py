@@ -1,7 +1,7 @@
 """Test-time augmentation: the mean or median of the predictions of four 90° rotations."""
 
 from collections.abc import Callable
-from typing import Literal, get_args
+from typing import get_args
 
 import jax
 import jax.numpy as jnp
@@ -9,8 +9,8 @@ import numpy as np
 
 from vsjax.errors import UserError
 from vsjax.inference.windows import Apply
+from vsjax.runtime.experiment import Tta
 
-Tta = Literal["none", "mean", "median"]
 TurnedApply = Callable[[np.ndarray | jax.Array, np.ndarray, int], jax.Array]
 _PLANE = (-3, -2)  # Y and X of [..., Y, X, C]
 

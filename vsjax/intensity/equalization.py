@@ -7,16 +7,19 @@ plate beside all the channels of the old one.
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
+from pydantic import Field
 from skimage.exposure import equalize_adapthist
 
 from vsjax.errors import UserError
 from vsjax.plates.ngff import AXES
 from vsjax.plates.step import Derived, ImageInfo, Job, Result
+from vsjax.schema import Names
 
 SUFFIX = "_clahe"  # of the new channels' names
+Voxels = Annotated[int, Field(ge=1, le=2**15, description="--kernel: voxels (z, y, x)")]
 
 
 @dataclass(frozen=True)
@@ -36,18 +39,9 @@ class Equalization:
     name: ClassVar[str] = "equalize"
     about: ClassVar[dict[str, Any]] = {}
 
-    channels: tuple[str, ...]
-    kernel: tuple[int, int, int] = (5, 32, 32)
-    clip_limit: float = 0.01
-
-    def __post_init__(self) -> None:
-        """Check every field. Raises `UserError`."""
-        if not self.channels or len(set(self.channels)) != len(self.channels):
-            raise UserError(f"--channels {' '.join(self.channels)}: give the name of one channel or more, each once")
-        if len(self.kernel) != 3 or min(self.kernel) < 1:
-            raise UserError(f"--kernel {self.kernel}: give three numbers of voxels (z, y, x), each at least 1")
-        if not 0 < self.clip_limit <= 1:
-            raise UserError(f"--clip-limit {self.clip_limit}: give a number above 0 and at most 1")
+    channels: Names
+    kernel: tuple[Voxels, Voxels, Voxels] = (5, 32, 32)
+    clip_limit: Annotated[float, Field(gt=0, le=1, description="--clip-limit: above 0, more is more contrast")] = 0.01
 
     @property
     def settings(self) -> dict[str, Any]:

@@ -7,36 +7,26 @@ dataset's median and interquartile range, VSCyto2D mean and standard deviation o
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import jax.numpy as jnp
 from jax import Array
+from pydantic import Field
 
 from vsjax.errors import UserError
+from vsjax.schema import Document
 
-SCOPES = ("dataset", "fov", "timepoint", "patch", "none")
 STATISTICS = {"mean_std": ("mean", "std"), "median_iqr": ("median", "iqr")}
 LEAST_SPREAD = 1e-6  # of the magnitude of the values: a smaller spread is float32 rounding, not signal
 
 
-@dataclass(frozen=True)
-class Normalization:
-    """What is subtracted and divided by: `scope` says over which pixels, `statistic` which pair.
+class Normalization(Document):
+    """What is subtracted and divided by: `scope` says over which pixels, `statistic` which pair."""
 
-    scope: "dataset", "fov", "timepoint", "patch" or "none" (values stay as they are); statistic: "mean_std" or
-    "median_iqr". Raises `UserError` for anything else.
-    """
-
-    scope: str = "fov"
-    statistic: str = "median_iqr"
-
-    def __post_init__(self) -> None:
-        """Check both fields. Raises `UserError`."""
-        if self.scope not in SCOPES:
-            raise UserError(f"normalization.scope: {self.scope!r} is not one of {', '.join(SCOPES)}")
-        if self.statistic not in STATISTICS:
-            raise UserError(f"normalization.statistic: {self.statistic!r} is not one of {', '.join(STATISTICS)}")
+    scope: Literal["dataset", "fov", "timepoint", "patch", "none"] = Field(
+        "fov", description='over which pixels; "none": values stay as they are'
+    )
+    statistic: Literal["mean_std", "median_iqr"] = Field("median_iqr", description="what is subtracted, and divided by")
 
 
 def location_scale(stats: Mapping[str, Any], statistic: str, channel: str = "") -> tuple[float, float]:

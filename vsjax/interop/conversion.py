@@ -8,13 +8,14 @@ from typing import Any
 import flax
 import numpy as np
 
-from vsjax.errors import UserError
+from vsjax.errors import UserError, shorten
 from vsjax.interop.published import find_recipe
 from vsjax.interop.timm import encoder_from_timm, is_backbone
 from vsjax.interop.torch_reader import TorchCheckpoint, read_checkpoint
 from vsjax.interop.viscy import variables_from_state
 from vsjax.interop.viscy_settings import find_network, find_settings
-from vsjax.models.registry import build_model, model_settings
+from vsjax.models.registry import build_model, model_settings, network_document
+from vsjax.schema import parse
 
 
 @dataclass(frozen=True)
@@ -52,23 +53,30 @@ def convert_file(
             or are not finite.
     """
     checkpoint = read_checkpoint(path)
+    for tensor, value in checkpoint.tensors.items():
+        if value.size == 0:
+            raise UserError(
+                f"{path}: tensor {shorten(tensor)}: its shape {value.shape} holds no numbers; fetch it again"
+            )
     name = find_network(checkpoint.tensors) or ("unext2" if is_backbone(checkpoint.tensors) else None)
     if name is None:
+        some = ", ".join(map(shorten, list(checkpoint.tensors)[:3]))
         raise UserError(
-            f"{path}: holds no network that vsjax knows (its tensors are {', '.join(list(checkpoint.tensors)[:3])}, "
-            "...); give a checkpoint of VisCy's or a ConvNeXt V2 backbone"
+            f"{path}: holds no network that vsjax knows (its tensors are {some}, ...); "
+            "give a checkpoint of VisCy's or a ConvNeXt V2 backbone"
         )
     if model not in (None, name):
         raise UserError(f"{path}: holds the network {name}, not {model}; leave --model out or give another file")
     unknown = set(overrides or {}) - set(model_settings(name))
     if unknown:
         raise UserError(f"--set {min(unknown)}: is no setting of {name}; it has {', '.join(model_settings(name))}")
+    parse(network_document(name), {"name": name, **(overrides or {})}, "--set", "give another value")
     convert = _convert_network if find_network(checkpoint.tensors) else _convert_backbone
     try:
         converted = convert(checkpoint, dict(overrides or {}))
     except UserError as error:
         message = str(error)
-        raise UserError(message if message.startswith(str(path)) else f"{path}: {message}") from None
+        raise UserError(message if message.startswith(str(path)) else f"{path}: {message}") from error
     _check_finite(path, converted.variables)
     return converted
 
@@ -79,6 +87,8 @@ def _convert_network(checkpoint: TorchCheckpoint, overrides: dict[str, Any]) -> 
     unstored = find_recipe(found.name, found.settings).unstored
     published = {name: value for name, value in unstored.items() if name in found.assumed}
     settings = {**model_settings(found.name), **found.settings, **published, **overrides}
+    where = f"{checkpoint.path}: settings of {found.name}, as its shapes have them"
+    parse(network_document(found.name), {"name": found.name, **settings}, where, "fetch it again")
     variables = variables_from_state(found.name, checkpoint.tensors, settings)
     assumed = tuple(name for name in found.assumed if name not in overrides)
     return ConvertedNetwork(found.name, settings, variables, assumed, "all")

@@ -14,9 +14,9 @@ from vsjax.models.unext2 import BACKBONES
 
 _PHASE, _STAINS = ("Phase3D",), ("nuclei", "membrane")
 _TINY = "convnextv2_tiny"
-_DATASET_IQR = Normalization("dataset", "median_iqr")
-_FOV_IQR = Normalization("fov", "median_iqr")
-_FOV_Z_SCORE = Normalization("fov", "mean_std")
+_DATASET_IQR = Normalization(scope="dataset", statistic="median_iqr")
+_FOV_IQR = Normalization(scope="fov", statistic="median_iqr")
+_FOV_Z_SCORE = Normalization(scope="fov", statistic="mean_std")
 
 
 @dataclass(frozen=True)

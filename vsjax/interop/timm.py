@@ -11,7 +11,7 @@ from typing import Any
 import flax
 import numpy as np
 
-from vsjax.errors import UserError
+from vsjax.errors import UserError, shorten
 from vsjax.interop.viscy import abstract_variables, map_tensors, strip_prefix
 from vsjax.interop.viscy_settings import find_backbone
 from vsjax.models.registry import build_model
@@ -43,8 +43,12 @@ def encoder_from_timm(tensors: Mapping[str, np.ndarray]) -> tuple[str, dict[str,
     """
     state = _encoder_state(tensors)
     if _TELLTALE not in state:
-        raise UserError(f"the tensors ({', '.join(list(tensors)[:3])}, ...) are of no ConvNeXt V2; give one of timm's")
-    backbone = find_backbone(state)
+        some = ", ".join(map(shorten, list(tensors)[:3]))
+        raise UserError(f"the tensors ({some}, ...) are of no ConvNeXt V2; give one of timm's")
+    try:
+        backbone = find_backbone(state)
+    except (KeyError, IndexError) as error:
+        raise UserError(f"its ConvNeXt V2 lacks a stage, or {error}; give a whole one") from error
     model = build_model("unext2", backbone=backbone)
     shapes = flax.traverse_util.flatten_dict(abstract_variables(model))
     modules = set(model.parts["encoder"]) - {"stem"}  # which sees the image in three dimensions

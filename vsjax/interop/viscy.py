@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vsjax.errors import UserError
+from vsjax.errors import UserError, shorten
 from vsjax.models.network import Network
 from vsjax.models.registry import build_model
 
@@ -92,9 +92,17 @@ def variables_from_state(name: str, state: Mapping[str, np.ndarray], settings: M
         settings: the network's settings.
 
     Raises:
-        UserError: if a tensor is missing, left over or of another shape; the one line names all of them.
+        UserError: if a tensor is missing, left over or of another shape (the one line names the first of them), or
+            the settings make no network.
     """
-    shapes = flax.traverse_util.flatten_dict(abstract_variables(build_model(name, **settings)))
+    model = build_model(name, **settings)
+    try:
+        shapes = flax.traverse_util.flatten_dict(abstract_variables(model))
+    except (TypeError, ValueError, ZeroDivisionError, flax.errors.FlaxError) as error:
+        raise UserError(
+            f"{name} cannot be made with the settings that these weights have ({shorten(str(error), 200)}); "
+            "give the settings that they were trained with"
+        ) from error
     return map_tensors(name, shapes, strip_prefix(state))
 
 
@@ -114,15 +122,21 @@ def map_tensors(
         if value is None:
             misshapen.append(f"{theirs} {tuple(state[theirs].shape)} for {wanted.shape}")
         else:
-            variables[path] = np.ascontiguousarray(value, dtype=np.float32)
+            with np.errstate(over="ignore"):  # what float32 does not hold is found infinite afterwards
+                variables[path] = np.ascontiguousarray(value, dtype=np.float32)
     faults = [("missing", missing), ("unexpected", sorted(left)), ("of another shape", misshapen)]
-    parts = [f"{len(names)} {what}: {', '.join(names)}" for what, names in faults if names]
+    parts = [f"{len(names)} {what}: {_listed(names)}" for what, names in faults if names]
     if parts:
         raise UserError(
             f"these weights do not fit {of} {name} with these settings ({'; '.join(parts)}); "
             "give the settings that they were trained with"
         )
     return flax.traverse_util.unflatten_dict(variables)
+
+
+def _listed(names: list[str], at_most: int = 4) -> str:
+    more = [f"and {len(names) - at_most} more"] if len(names) > at_most else []
+    return ", ".join([shorten(name) for name in names[:at_most]] + more)
 
 
 def abstract_variables(model: Network) -> dict[str, Any]:

@@ -8,11 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from vsjax.errors import UserError
+from vsjax.errors import UserError, shorten
 from vsjax.interop.torch_reader import TorchCheckpoint
 from vsjax.interop.viscy import strip_prefix
-from vsjax.models.registry import model_settings
+from vsjax.models.registry import model_settings, network_document
 from vsjax.models.unext2 import BACKBONES
+from vsjax.schema import parse
 
 State = Mapping[str, np.ndarray]
 
@@ -39,25 +40,31 @@ def find_network(tensors: State) -> str | None:
 def find_settings(checkpoint: TorchCheckpoint) -> FoundSettings:
     """Name and settings of the VisCy network in a checkpoint; shapes win where stored settings contradict them.
 
-    Raises UserError if the tensors are of no network that vsjax knows.
+    Raises UserError if the tensors are of no network that vsjax knows, or a stored setting is none that it can have.
     """
     state = strip_prefix(checkpoint.tensors)
     name = find_network(checkpoint.tensors)
     if name is None:
-        some = ", ".join(list(state)[:3])
+        some = ", ".join(map(shorten, list(state)[:3]))
         raise UserError(
             f"{checkpoint.path}: holds none of the networks {', '.join(_TELLTALE)} (its tensors are {some}, ...); "
             "give a checkpoint of VisCy's"
         )
     known = model_settings(name)
     config = checkpoint.hyper_parameters.get("model_config")
-    stored = {key: _hashable(value) for key, value in (config or {}).items() if key in known}
+    stored = _stored_settings(name, config, f"{checkpoint.path}: hyper_parameters.model_config") if config else {}
     if name == "unet2d" and config:
         stored.setdefault("task", "seg")  # VisCy's default, which its tensors do not show
     try:
         settings = {**stored, **_INFER[name](state, stored)}
-    except (KeyError, IndexError, StopIteration, ZeroDivisionError) as error:
-        raise UserError(f"{checkpoint.path}: looks like {name}, but lacks the tensor {error}") from None
+    except KeyError as error:
+        raise UserError(
+            f"{checkpoint.path}: looks like {name}, but lacks the tensor {error}; give the whole network"
+        ) from error
+    except (IndexError, ZeroDivisionError) as error:
+        raise UserError(
+            f"{checkpoint.path}: looks like {name}, but its tensors have not the shapes of one; fetch it again"
+        ) from error
     unstored = () if config else _UNSTORED[name](settings)
     assumed = tuple(key for key in unstored if key not in stored)
     return FoundSettings(name, {**{key: known[key] for key in assumed}, **settings}, assumed)
@@ -93,8 +100,14 @@ def find_backbone(state: State) -> str:
     )
 
 
-def _hashable(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else value
+def _stored_settings(name: str, config: Any, where: str) -> dict[str, Any]:
+    """What VisCy stored beside the weights, of the settings that vsjax's network has too."""
+    remedy = "fetch the file again, or take its state_dict alone and give the settings by --set"
+    if not isinstance(config, Mapping):
+        raise UserError(f"{where}: is a {type(config).__name__}, not a table of settings; {remedy}")
+    known = {key: value for key, value in config.items() if key in model_settings(name)}
+    document = parse(network_document(name), {"name": name, **known}, where, remedy)
+    return {key: getattr(document, key) for key in known}
 
 
 def _count(state: State, pattern: str) -> int:

@@ -6,18 +6,19 @@ Weight for weight VisCy's `FullyConvolutionalMAE`, channels last.
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, Self
+from typing import Annotated, Any, Self
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax import Array
+from pydantic import Field
 
 from vsjax.errors import UserError
 from vsjax.models.convnext import NARROW_NORMAL, ConvNeXtStage, LayerNorm
 from vsjax.models.convolution import PatchConv
 from vsjax.models.depthwise import Implementation
-from vsjax.models.network import Network, numbered
+from vsjax.models.network import Blocks, DropRate, Expansion, Network, Slices, Stride, Width, numbered
 from vsjax.models.shuffle import blur_after_shuffle, pixel_shuffle, torch_uniform
 from vsjax.models.unext2 import Decoder, VolumeHead, check_stem, fold_depth, unfold_depth
 
@@ -85,14 +86,14 @@ class FCMAE(Network):
     `in_channels`.
     """
 
-    encoder_blocks: Sequence[int] = (3, 3, 9, 3)
-    dims: Sequence[int] = (96, 192, 384, 768)
-    encoder_drop_path_rate: float = 0.0
-    stem_kernel_size: tuple[int, int, int] = (5, 4, 4)
-    in_stack_depth: int = 5
-    decoder_conv_blocks: int = 1
+    encoder_blocks: Annotated[tuple[Blocks, ...], Field(min_length=2, max_length=8)] = (3, 3, 9, 3)
+    dims: Annotated[tuple[Width, ...], Field(min_length=2, max_length=8)] = (96, 192, 384, 768)
+    encoder_drop_path_rate: DropRate = 0.0
+    stem_kernel_size: tuple[Stride, Stride, Stride] = (5, 4, 4)
+    in_stack_depth: Slices = 5
+    decoder_conv_blocks: Blocks = 1
     head_conv: bool = False
-    head_conv_expansion_ratio: int = 4
+    head_conv_expansion_ratio: Expansion = 4
     head_conv_pool: bool = True
     depthwise: Implementation = "auto"
     remat: bool = False

@@ -14,7 +14,7 @@ from vsjax.errors import UserError
 from vsjax.models.conv_block import batch_norm
 from vsjax.models.convnext import NARROW_NORMAL
 from vsjax.models.convolution import Conv
-from vsjax.models.network import Network, numbered, unet_radius
+from vsjax.models.network import WIDEST, Halvings, Network, Slices, Width, numbered, unet_radius
 from vsjax.models.shuffle import torch_uniform
 
 
@@ -24,9 +24,9 @@ class FNet3D(Network):
     `in_stack_depth` says how many slices it is trained and used with. In training it updates `batch_stats`.
     """
 
-    depth: int = 4
-    mult_chan: int = 32
-    in_stack_depth: int = 16
+    depth: Halvings = 4
+    mult_chan: Width = 32
+    in_stack_depth: Slices = 16
     dtype: Any = jnp.float32
 
     @property
@@ -73,6 +73,11 @@ class FNet3D(Network):
             raise UserError(
                 f"model.in_stack_depth = {self.in_stack_depth} is not divisible by 2**model.depth = {2**self.depth}; "
                 "change one of the two"
+            )
+        if self.mult_chan * 2**self.depth > WIDEST:
+            raise UserError(
+                f"model.mult_chan = {self.mult_chan} makes layers of {self.mult_chan * 2**self.depth} features, more "
+                f"than {WIDEST}; take fewer, or a smaller model.depth"
             )
 
     @nn.compact

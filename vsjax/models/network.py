@@ -1,11 +1,33 @@
 """What training, inference and weight loading ask of a network: one base class of Linen modules."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Annotated, Self
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from pydantic import AfterValidator, Field
+
+
+def _odd(size: int) -> int:
+    if size % 2 == 0:
+        raise ValueError("must be odd, so that a kernel has a middle")
+    return size
+
+
+# What the fields of networks may be: `registry.py` makes a document of a module's fields, which are annotated with
+# these. The bounds are several times what any published network has; far beyond them tracing or memory has no end.
+WIDEST = 8192
+Channels = Annotated[int, Field(ge=1, le=1024, description="channels of an image")]
+Slices = Annotated[int, Field(ge=1, le=1024, description="slices of a window")]
+Width = Annotated[int, Field(ge=1, le=WIDEST, description="features of a layer")]
+Blocks = Annotated[int, Field(ge=1, le=64, description="layers one after the other")]
+Halvings = Annotated[int, Field(ge=1, le=8, description="how often the plane is halved")]
+Expansion = Annotated[int, Field(ge=1, le=64, description="how many times wider a layer is")]
+Stride = Annotated[int, Field(ge=1, le=256, description="voxels of the stem's kernel, which is its stride")]
+Kernel = Annotated[int, Field(ge=1, le=31, description="voxels"), AfterValidator(_odd)]
+DropRate = Annotated[float, Field(ge=0, lt=1, description="what is left out in training")]
+Gain = Annotated[float, Field(gt=0, le=1e4, description="times the normalised input")]
 
 Interval = tuple[int, int]  # the first and the last pixel
 
@@ -27,8 +49,8 @@ class Network(nn.Module):
         stages: paths of the convolutional stages in the order in which they are computed.
     """
 
-    in_channels: int = 1
-    out_channels: int = 1
+    in_channels: Channels = 1
+    out_channels: Channels = 1
 
     receptive_radius = None
     mask_stride = None

@@ -1,18 +1,19 @@
 """The networks by name, and how to make one from settings that a user wrote."""
 
-import dataclasses
+import functools
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 import jax.numpy as jnp
 
-from vsjax.errors import UserError
+from vsjax.errors import UserError, shorten
 from vsjax.models.fcmae import FCMAE
 from vsjax.models.fnet3d import FNet3D
 from vsjax.models.network import Network
 from vsjax.models.unet2d import UNet2D
 from vsjax.models.unet25d import UNet25D
 from vsjax.models.unext2 import UNeXt2
+from vsjax.schema import Document, document_of, read_section
 
 MODELS: dict[str, type[Network]] = {
     "unext2": UNeXt2,
@@ -24,14 +25,26 @@ MODELS: dict[str, type[Network]] = {
 COMPUTE_TYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
 
+@functools.cache
+def _document(name: str, kind: type[Network]) -> type[Document]:
+    return document_of(kind, leave_out=("parent", "name", "dtype"), name=(Literal[name], ...))
+
+
+def network_document(name: Any, where: str = "config.model") -> type[Document]:
+    """The settings of the network `name`, and the name, as a document: each with the type and range that the field of
+    the module says; UserError if the name is not known."""
+    if not isinstance(name, str) or name not in MODELS:
+        raise UserError(f"{where}.name: {shorten(repr(name))} does not exist; choose one of {', '.join(MODELS)}")
+    return _document(name, MODELS[name])
+
+
 def model_settings(name: str) -> dict[str, Any]:
     """Every setting of a network with its default (None where it has none); UserError if the name is not known."""
-    if name not in MODELS:
-        raise UserError(f"model.name = {name!r} does not exist; choose one of {', '.join(MODELS)}")
+    fields = network_document(name).model_fields
     return {
-        field.name: None if field.default is dataclasses.MISSING else field.default
-        for field in dataclasses.fields(MODELS[name])
-        if field.name not in ("parent", "name", "dtype")
+        name: field.get_default() if not field.is_required() else None
+        for name, field in fields.items()
+        if name != "name"
     }
 
 
@@ -39,22 +52,15 @@ def build_model(name: str, dtype: str = "float32", **settings: Any) -> Network:
     """Make the network `name` that computes in `dtype` (float32 or bfloat16), with settings named as VisCy's.
 
     Raises UserError, before anything is computed, for a name, compute type or setting that does not exist and for
-    values that do not fit together.
+    values that are out of range or do not fit together.
     """
-    known = model_settings(name)
     if dtype not in COMPUTE_TYPES:
-        raise UserError(f"dtype = {dtype!r} does not exist; choose one of {', '.join(COMPUTE_TYPES)}")
-    for field in settings:
-        if field not in known:
-            raise UserError(f"model.{field} is no setting of {name}; it has {', '.join(known)}")
-    model = MODELS[name](dtype=COMPUTE_TYPES[dtype], **{field: _as_tuples(value) for field, value in settings.items()})
+        raise UserError(f"config.dtype: {dtype!r} does not exist; choose one of {', '.join(COMPUTE_TYPES)}")
+    document = read_section(network_document(name), {"name": name, **settings}, "config.model")
+    values = {field: getattr(document, field) for field in type(document).model_fields if field != "name"}
+    model = MODELS[name](dtype=COMPUTE_TYPES[dtype], **values)
     model.check()
     return model
-
-
-def _as_tuples(value: Any) -> Any:
-    """Lists as tuples, as they were before a file of JSON."""
-    return tuple(map(_as_tuples, value)) if isinstance(value, list | tuple) else value
 
 
 def network_of(config: Mapping[str, Any]) -> Network:

@@ -4,7 +4,7 @@ Weight for weight VisCy's `Unet25d`, channels last.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -13,7 +13,7 @@ from jax import Array
 from vsjax.errors import UserError
 from vsjax.models.conv_block import ConvBlock, double_plane, halve_plane, pooling_unet_radius
 from vsjax.models.convolution import Conv
-from vsjax.models.network import Network, numbered
+from vsjax.models.network import Blocks, DropRate, Halvings, Kernel, Network, Slices, Width, numbered
 
 
 class UNet25D(Network):
@@ -24,15 +24,15 @@ class UNet25D(Network):
     random stream `dropout` and updates `batch_stats`.
     """
 
-    in_stack_depth: int = 5
-    out_stack_depth: int = 1
-    xy_kernel_size: tuple[int, int] = (3, 3)
+    in_stack_depth: Slices = 5
+    out_stack_depth: Slices = 1
+    xy_kernel_size: tuple[Kernel, Kernel] = (3, 3)
     residual: bool = False
-    dropout: float = 0.2
-    num_blocks: int = 4
-    num_block_layers: int = 2
-    num_filters: Sequence[int] = ()
-    task: str = "reg"
+    dropout: DropRate = 0.2
+    num_blocks: Halvings = 4
+    num_block_layers: Blocks = 2
+    num_filters: tuple[Width, ...] = ()
+    task: Literal["reg", "seg"] = "reg"
     dtype: Any = jnp.float32
 
     @property
@@ -67,10 +67,10 @@ class UNet25D(Network):
 
     def check(self) -> None:
         """Raise a UserError that names the first setting that cannot work."""
-        check_filters(self.num_filters, self.num_blocks, self.task)
-        if not 1 <= self.out_stack_depth <= self.in_stack_depth:
+        check_filters(self.num_filters, self.num_blocks)
+        if self.out_stack_depth > self.in_stack_depth:
             raise UserError(
-                f"model.out_stack_depth = {self.out_stack_depth} must be from 1 to model.in_stack_depth = "
+                f"model.out_stack_depth = {self.out_stack_depth} must be at most model.in_stack_depth = "
                 f"{self.in_stack_depth}"
             )
 
@@ -106,11 +106,9 @@ class UNet25D(Network):
         return Conv(features, kernel, padding=(0, 0, 0), dtype=self.dtype, name=name)(x)
 
 
-def check_filters(num_filters: Sequence[int], num_blocks: int, task: str) -> None:
-    """Raise a UserError unless there is a filter count for each stage and the task is known."""
+def check_filters(num_filters: Sequence[int], num_blocks: int) -> None:
+    """Raise a UserError unless there is a filter count for each stage."""
     if num_filters and len(num_filters) != num_blocks + 1:
         raise UserError(
             f"model.num_filters has {len(num_filters)} entries; give model.num_blocks + 1 = {num_blocks + 1}"
         )
-    if task not in ("reg", "seg"):
-        raise UserError(f"model.task = {task!r} does not exist; choose one of reg, seg")

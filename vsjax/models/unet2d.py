@@ -4,14 +4,14 @@ Weight for weight VisCy's `Unet2d`, channels last. There a rounding of its rate 
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import flax.linen as nn
 import jax.numpy as jnp
 from jax import Array
 
 from vsjax.models.conv_block import ConvBlock, double_plane, halve_plane, pooling_unet_radius
-from vsjax.models.network import Network, numbered
+from vsjax.models.network import Blocks, DropRate, Halvings, Kernel, Network, Width, numbered
 from vsjax.models.unet25d import check_filters
 
 
@@ -21,13 +21,13 @@ class UNet2D(Network):
     Y and X must be divisible by `divisor`. Settings have VisCy's names; see `UNet25D`. `task` `seg` ends in ReLU.
     """
 
-    kernel_size: tuple[int, int] = (3, 3)
+    kernel_size: tuple[Kernel, Kernel] = (3, 3)
     residual: bool = False
-    dropout: float = 0.2
-    num_blocks: int = 4
-    num_block_layers: int = 2
-    num_filters: Sequence[int] = ()
-    task: str = "reg"
+    dropout: DropRate = 0.2
+    num_blocks: Halvings = 4
+    num_block_layers: Blocks = 2
+    num_filters: tuple[Width, ...] = ()
+    task: Literal["reg", "seg"] = "reg"
     dtype: Any = jnp.float32
 
     @property
@@ -68,7 +68,7 @@ class UNet2D(Network):
 
     def check(self) -> None:
         """Raise a UserError that names the first setting that cannot work."""
-        check_filters(self.num_filters, self.num_blocks, self.task)
+        check_filters(self.num_filters, self.num_blocks)
 
     @nn.compact
     def __call__(self, x: Array, train: bool = False) -> Array:

@@ -4,18 +4,19 @@ channels, a ConvNeXt V2 encoder, a decoder of pixel shuffles, and a head that un
 Weight for weight the network of VisCy's `UNeXt2`, channels last.
 """
 
-from collections.abc import Mapping, Sequence
-from typing import Any, Self
+from collections.abc import Callable, Mapping, Sequence
+from typing import Annotated, Any, Literal, Self
 
 import flax.linen as nn
 import jax.numpy as jnp
 from jax import Array
+from pydantic import ValidationError, WrapValidator
 
 from vsjax.errors import UserError
 from vsjax.models.convnext import ConvNeXtStage, LayerNorm, linear_drop_path_rates
 from vsjax.models.convolution import Conv, PatchConv
 from vsjax.models.depthwise import Implementation
-from vsjax.models.network import Network, numbered
+from vsjax.models.network import Blocks, DropRate, Expansion, Gain, Network, Slices, Stride, Width, numbered
 from vsjax.models.shuffle import blur_after_shuffle, icnr, pixel_shuffle, torch_uniform
 
 Sizes = tuple[tuple[int, ...], tuple[int, ...]]  # blocks and channels of each stage
@@ -29,6 +30,21 @@ BACKBONES: dict[str, Sizes] = {
     "convnextv2_tiny": ((3, 3, 9, 3), (96, 192, 384, 768)),
     "convnextv2_base": ((3, 3, 27, 3), (128, 256, 512, 1024)),
 }
+
+
+def _check_backbone(value: Any, check: Callable[[Any], Any]) -> Any:
+    """One message for a value that is neither a name nor sizes."""
+    try:
+        return check(value)
+    except ValidationError as error:
+        raise ValueError(
+            f"it must be one of {', '.join(BACKBONES)}, or (blocks, channels) of four stages each, such as "
+            "((2, 2, 6, 2), (40, 80, 160, 320)), of at most 64 blocks and 8192 channels"
+        ) from error
+
+
+_Stages = tuple[tuple[Blocks, Blocks, Blocks, Blocks], tuple[Width, Width, Width, Width]]
+Backbone = Annotated[Literal[tuple(BACKBONES)] | _Stages, WrapValidator(_check_backbone)]
 
 
 class VolumeStem(nn.Module):
@@ -165,16 +181,16 @@ class UNeXt2(Network):
     pass it in proportion. 1 is the published network; 0.2 learns faster from few images.
     """
 
-    in_stack_depth: int = 5
-    out_stack_depth: int | None = None
-    backbone: str | Sizes = "convnextv2_tiny"
-    stem_kernel_size: tuple[int, int, int] = (5, 4, 4)
-    decoder_conv_blocks: int = 2
+    in_stack_depth: Slices = 5
+    out_stack_depth: Slices | None = None
+    backbone: Backbone = "convnextv2_tiny"
+    stem_kernel_size: tuple[Stride, Stride, Stride] = (5, 4, 4)
+    decoder_conv_blocks: Blocks = 2
     decoder_upsample_pre_conv: bool = False
     head_pool: bool = False
-    head_expansion_ratio: int = 4
-    drop_path_rate: float = 0.0
-    input_gain: float = 1.0
+    head_expansion_ratio: Expansion = 4
+    drop_path_rate: DropRate = 0.0
+    input_gain: Gain = 1.0
     depthwise: Implementation = "auto"
     remat: bool = False
     dtype: Any = jnp.float32
@@ -211,7 +227,6 @@ class UNeXt2(Network):
 
     def check(self) -> None:
         """Raise a UserError that names the first setting that cannot work."""
-        _check_backbone(self.backbone)
         check_stem(self.in_stack_depth, self.stem_kernel_size, self.sizes[1][0])
         if tuple(self.stem_kernel_size[1:]) != (4, 4):
             raise UserError(
@@ -251,21 +266,6 @@ class UNeXt2(Network):
             self.out_channels, self.out_depth, self.head_expansion_ratio, self.head_pool, self.dtype, name="head"
         )
         return head(x).astype(jnp.float32)
-
-
-def _check_backbone(backbone: str | Sizes) -> None:
-    """Raise a UserError unless it is a name or four stages of blocks and channels."""
-    if isinstance(backbone, str):
-        if backbone not in BACKBONES:
-            raise UserError(f"model.backbone = {backbone!r} does not exist; choose one of {', '.join(BACKBONES)}")
-        return
-    numbers = [number for row in backbone if isinstance(row, Sequence) for number in row]
-    whole = all(isinstance(number, int) and number > 0 for number in numbers)
-    if [len(row) for row in backbone if isinstance(row, Sequence)] != [4, 4] or len(backbone) != 2 or not whole:
-        raise UserError(
-            f"model.backbone = {backbone!r} is not (blocks, channels) of four stages each, above 0; write it as "
-            "((2, 2, 6, 2), (40, 80, 160, 320)), or give one of the names " + ", ".join(BACKBONES)
-        )
 
 
 def check_stem(in_stack_depth: int, kernel_size: tuple[int, int, int], width: int) -> None:

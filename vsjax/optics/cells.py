@@ -5,58 +5,65 @@ the cell's centre, so a cell moves by moving its centre. `vsjax.optics.specimen`
 """
 
 from dataclasses import dataclass, replace
+from typing import Annotated
 
 import numpy as np
+from pydantic import ConfigDict, Field
 
 from vsjax.errors import UserError
+from vsjax.schema import Document, Share
 
 _DIRECTION_WAVES = 6  # plane waves over direction that perturb a body's radius; enough to look irregular
 _MAX_PLACEMENT_TRIES = 400  # random positions tried per cell before the FOV counts as full
 
 
-@dataclass(frozen=True)
-class CellModel:
+Radius = Annotated[float, Field(ge=1, le=100)]  # µm
+
+
+class CellModel(Document):
     """The population that cells are drawn from: lengths in µm, refractive indices as differences to the medium.
 
     Indices are of the order that tomographic phase microscopy reports for live mammalian cells (nucleoplasm below
     cytoplasm, nucleoli and lipid above both: Schürmann et al., J. Biophotonics 2016; Kim & Guck, Biophys. J. 2020).
     """
 
-    radius_um: tuple[float, float] = (6.5, 8.5)
+    model_config = ConfigDict(use_attribute_docstrings=True)
+
+    radius_um: tuple[Radius, Radius] = (6.5, 8.5)
     """Lateral radius of a cell, uniform between the two."""
-    flatness: float = 0.62
+    flatness: float = Field(0.62, ge=0.05, le=2)
     """Height over width."""
-    elongation: float = 0.15
+    elongation: float = Field(0.15, ge=0, le=0.9)
     """Largest relative difference of the two lateral half axes to their mean."""
-    roughness: float = 0.05
+    roughness: float = Field(0.05, ge=0, le=0.3)
     """Standard deviation of the relative radius over direction."""
-    crowding: float = 0.92
+    crowding: float = Field(0.92, ge=0.1, le=10)
     """Smallest distance of two cells' centres over the sum of their radii; below 1, neighbours flatten each other."""
-    coverage: float = 0.55
+    coverage: float = Field(0.55, ge=0.001, le=1)
     """Part of the FOV that cells cover when no number is asked for."""
-    nucleus_size: tuple[float, float] = (0.50, 0.62)
+    nucleus_size: tuple[Share, Share] = (0.50, 0.62)
     """The nucleus' half axes over the cell's."""
-    nucleus_margin_um: float = 0.7
+    nucleus_margin_um: float = Field(0.7, ge=0, le=100)
     """Cytoplasm that always remains between nucleus and membrane."""
-    membrane_um: float = 0.22
+    membrane_um: float = Field(0.22, ge=0.01, le=100)
     """Standard deviation of the stained shell's Gaussian profile; it peaks two of them below the cell's surface."""
-    cytoplasm_index: float = 0.024
-    nucleus_index: float = 0.014
-    nucleolus_index: float = 0.020
+    cytoplasm_index: float = Field(0.024, ge=-1, le=1)
+    nucleus_index: float = Field(0.014, ge=-1, le=1)
+    nucleolus_index: float = Field(0.020, ge=-1, le=1)
     """On top of the nucleus'."""
-    chromatin_contrast: float = 0.25
+    chromatin_contrast: float = Field(0.25, ge=0, le=10)
     """Relative standard deviation of the nuclear stain over the nucleus; of its index, a tenth of a percent."""
-    organelles: int = 110
+    organelles: int = Field(110, ge=0, le=10_000)
     """Mean number of small granules per cell (mitochondria, vesicles: index up, some down)."""
-    vacuoles: float = 1.2
+    vacuoles: float = Field(1.2, ge=0, le=1000)
     """Mean number of large, watery inclusions per cell: decoys, as smooth and round as a nucleus."""
-    index_variation: float = 0.08
+    index_variation: float = Field(0.08, ge=0, le=1)
     """Relative standard deviation of a cell's refractive index between cells."""
-    stain_variation: float = 0.12
+    stain_variation: float = Field(0.12, ge=0, le=3)
     """Standard deviation of the logarithm of a cell's stain: nothing label-free can tell it."""
-    debris_per_100um2: float = 0.15
+    debris_per_100um2: float = Field(0.15, ge=0, le=100)
     """Small scatterers and absorbers beside the cells."""
-    step_um: float = 0.6
+    step_um: float = Field(0.6, ge=0, le=1000)
     """Standard deviation of a cell's lateral step from one time point to the next."""
 
     @property

@@ -6,49 +6,63 @@ distortion than in reality; multiple scattering, aberrations, vectorial light an
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import lru_cache
+from typing import Annotated, Self
 
 import numpy as np
+from pydantic import ConfigDict, Field, model_validator
 from scipy import fft
 
 from vsjax.optics.specimen import Specimen
 from vsjax.optics.transfer import plane_transfer
+from vsjax.schema import Document, Name
+
+Wavelength = Annotated[float, Field(ge=0.1, le=10)]  # µm
 
 
-@dataclass(frozen=True)
-class Camera:
+class Camera(Document):
     """A linear camera: counts = offset + gain × Poisson(photoelectrons) + read noise, in whole counts."""
 
-    gain: float = 1.0
+    model_config = ConfigDict(use_attribute_docstrings=True)
+
+    gain: float = Field(1.0, gt=0, le=1e4)
     """Counts per photoelectron."""
-    offset: float = 100.0
+    offset: float = Field(100.0, ge=0, le=65535)
     """Counts without light."""
-    read_noise: float = 2.0
+    read_noise: float = Field(2.0, ge=0, le=65535)
     """Standard deviation, counts."""
-    largest_count: int = 65535
+    largest_count: int = Field(65535, ge=1, le=65535)
 
 
-@dataclass(frozen=True)
-class Microscope:
+class Microscope(Document):
     """A transmitted-light and epifluorescence microscope; the defaults are those of a 20x, NA 0.55 set-up."""
 
-    objective_na: float = 0.55
-    condenser_na: float = 0.4
-    medium_index: float = 1.337
-    illumination_um: float = 0.53
+    model_config = ConfigDict(use_attribute_docstrings=True)
+
+    objective_na: float = Field(0.55, gt=0, le=3)
+    condenser_na: float = Field(0.4, ge=0, le=3)
+    medium_index: float = Field(1.337, ge=1, le=3)
+    illumination_um: float = Field(0.53, ge=0.1, le=10)
     """Wavelength of the transmitted light in vacuum."""
-    emission_um: tuple[tuple[str, float], ...] = (("nuclei", 0.46), ("membrane", 0.60))
+    emission_um: tuple[tuple[Name, Wavelength], ...] = (("nuclei", 0.46), ("membrane", 0.60))
     """Emission wavelength in vacuum per stain."""
-    brightfield_electrons: float = 8000.0
+    brightfield_electrons: float = Field(8000.0, ge=0, le=1e9)
     """Photoelectrons per pixel and exposure where nothing is in the way."""
-    fluorescence_electrons: float = 120.0
+    fluorescence_electrons: float = Field(120.0, ge=0, le=1e9)
     """Photoelectrons per pixel, exposure and µm of stain of density 1."""
-    background_electrons: float = 30.0
+    background_electrons: float = Field(30.0, ge=0, le=1e9)
     """Photoelectrons of stray light per pixel and fluorescence exposure."""
-    vignetting: float = 0.06
+    vignetting: float = Field(0.06, ge=0, le=1)
     """Relative loss of light in the FOV's corners."""
     camera: Camera = Camera()
+
+    @model_validator(mode="after")
+    def _transmits(self) -> Self:
+        if self.objective_na >= self.medium_index:
+            raise ValueError(f"--objective-na {self.objective_na} must be below the medium's index {self.medium_index}")
+        if self.condenser_na > self.objective_na:
+            raise ValueError(f"--condenser-na {self.condenser_na} must be at most --objective-na {self.objective_na}")
+        return self
 
 
 def phase_per_layer(specimen: Specimen, wavelength_um: float) -> np.ndarray:

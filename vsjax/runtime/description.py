@@ -6,8 +6,8 @@ from typing import Annotated, Any, Literal, get_args
 
 import pydantic
 
-from vsjax.errors import UserError
 from vsjax.intensity.normalization import Normalization
+from vsjax.runtime.experiment import check_saved_config
 from vsjax.runtime.manifest import read_file
 from vsjax.schema import Document, parse, parse_object
 from vsjax.version import __version__
@@ -19,21 +19,11 @@ _Name = Annotated[str, pydantic.Field(min_length=1)]
 _Size = Annotated[float, pydantic.Field(gt=0)]
 
 
-def _normalization(value: Any) -> Any:
-    """The normalisation that a mapping describes."""
-    if not isinstance(value, dict):
-        return value
-    try:
-        return Normalization(**value)
-    except (TypeError, UserError) as error:  # fields that it has not, or values
-        raise ValueError(str(error)) from error
-
-
 class ChannelDescription(Document):
     """The channels of a role, in order, and how they are normalised."""
 
     channels: tuple[_Name, ...] = pydantic.Field(min_length=1, description="names, each once")
-    normalization: Annotated[Normalization, pydantic.BeforeValidator(_normalization)]
+    normalization: Normalization
 
     @pydantic.field_validator("channels")
     @classmethod
@@ -128,4 +118,6 @@ def read_description(path: Path) -> Description:
         UserError: it is missing, no JSON, or not a description; the line names the file and the first field that is
             wrong.
     """
-    return parse(Description, parse_object(read_file(path), str(path), _REMEDY), str(path), _REMEDY)
+    description = parse(Description, parse_object(read_file(path), str(path), _REMEDY), str(path), _REMEDY)
+    check_saved_config(description.config, f"{path}: config")
+    return description

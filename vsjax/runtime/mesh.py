@@ -5,13 +5,15 @@ Parallelism is by sharding alone: the step is one program, XLA's partitioner add
 import math
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from pydantic import AfterValidator, Field
 
 from vsjax.errors import UserError
+from vsjax.schema import Document, read_section
 
 AXES = ("data", "fsdp", "space")
 _ROWS = ("data", "fsdp")  # the axes over which the samples of a batch are spread
@@ -19,6 +21,23 @@ _ROWS = ("data", "fsdp")  # the axes over which the samples of a batch are sprea
 # Moments of the optimiser and the moving average have the path of their parameter at the end of theirs.
 _RULES = ((re.compile(r"(^|/)kernel$"), True), (re.compile(r""), False))
 _WORTHWHILE = 2**10  # elements; a smaller array costs more to gather than to keep
+
+
+def _not_zero(size: int) -> int:
+    if size == 0:
+        raise ValueError("must be positive, or -1 for what is left")
+    return size
+
+
+AxisSize = Annotated[int, Field(ge=-1, le=2**20), AfterValidator(_not_zero)]
+
+
+class MeshSettings(Document):
+    """`config.mesh`: devices on each axis."""
+
+    data: AxisSize = Field(-1, description="devices that share a batch; -1 takes what is left")
+    fsdp: AxisSize = Field(1, description="devices that share a batch and the parameters")
+    space: AxisSize = Field(1, description="devices that share a plane")
 
 
 def make_mesh(sizes: Mapping[str, int], devices: Sequence[jax.Device] | None = None) -> Mesh:
@@ -32,10 +51,11 @@ def make_mesh(sizes: Mapping[str, int], devices: Sequence[jax.Device] | None = N
         UserError: the sizes do not multiply to the number of devices.
     """
     devices = jax.devices() if devices is None else devices
-    shape = [int(sizes[axis]) for axis in AXES]
+    settings = read_section(MeshSettings, sizes, "config.mesh")
+    shape = [getattr(settings, axis) for axis in AXES]
     named = ", ".join(f"{axis}={size}" for axis, size in zip(AXES, shape, strict=True))
-    if shape.count(-1) > 1 or any(size == 0 or size < -1 for size in shape):
-        raise UserError(f"config.mesh ({named}): sizes must be positive and at most one may be -1")
+    if shape.count(-1) > 1:
+        raise UserError(f"config.mesh ({named}): at most one size may be -1")
     known = math.prod(size for size in shape if size != -1)
     if -1 in shape and len(devices) % known == 0:
         shape[shape.index(-1)] = len(devices) // known
@@ -49,8 +69,6 @@ def make_mesh(sizes: Mapping[str, int], devices: Sequence[jax.Device] | None = N
 
 def check_batch(mesh: Mesh, batch_size: int, accumulate: int = 1) -> None:
     """Refuse a batch that does not divide over the mesh and the parts it is computed in, naming both numbers."""
-    if accumulate < 1:
-        raise UserError(f"config.train.accumulate={accumulate} must be at least 1")
     groups = mesh.shape["data"] * mesh.shape["fsdp"]
     if batch_size % (groups * accumulate):
         parts = f" x {accumulate} parts (config.train.accumulate)" if accumulate > 1 else ""

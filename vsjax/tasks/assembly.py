@@ -10,8 +10,9 @@ from vsjax.data.roles import make_roles
 from vsjax.errors import UserError
 from vsjax.models.network import Network
 from vsjax.models.registry import network_of
+from vsjax.schema import read_section
 from vsjax.tasks.inputs import Inputs
-from vsjax.tasks.optimizer import make_optimizer
+from vsjax.tasks.optimizer import OptimizerSettings, make_optimizer
 from vsjax.tasks.parts import chosen_modules
 
 
@@ -22,12 +23,13 @@ def descent_parts(config: ConfigDict, images: NamedSharding | None) -> dict[str,
         UserError: a setting does not exist, or sizes do not fit together.
     """
     model = network_of(config)
+    optim = read_section(OptimizerSettings, config.optim, "config.optim")
     frozen = chosen_modules("freeze", config.init.freeze, model.parts)
     return {
         "model": model,
         "inputs": make_inputs(config, model, images),
-        "optimizer": make_optimizer(config.optim, config.train.steps, model.parts, frozen),
-        "average_decay": config.optim.average_decay,
+        "optimizer": make_optimizer(optim, config.train.steps, model.parts, frozen),
+        "average_decay": optim.average_decay,
         "frozen": frozen,
         "accumulate": config.train.accumulate,
     }
@@ -47,7 +49,7 @@ def make_inputs(config: ConfigDict, model: Network, images: NamedSharding | None
         _check_divisible(f"config.data.{name}", tuple(config.data[name]) or patch, model.divisor)
     return Inputs(
         roles=make_roles(config.roles),
-        augment=AugmentConfig.from_config(config.augment),
+        augment=read_section(AugmentConfig, config.augment, "config.augment"),
         patch=patch,
         out_depth=model.out_depth,
         sharding=images,
@@ -55,8 +57,6 @@ def make_inputs(config: ConfigDict, model: Network, images: NamedSharding | None
 
 
 def _check_divisible(name: str, patch: tuple[int, ...], divisors: tuple[int, ...]) -> None:
-    if len(patch) != len(divisors):
-        raise UserError(f"{name}={patch} must hold three numbers of voxels, (z, y, x)")
     for size, divisor, axis in zip(patch, divisors, "ZYX", strict=True):
         if size % divisor:
             raise UserError(

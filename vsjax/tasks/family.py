@@ -21,7 +21,7 @@ class Family(Protocol):
         divisor: what (Z, Y, X) of a window must be multiples of.
         receptive_radius: how far it looks from a pixel in Y and X; None if it sees the whole window.
         draws: whether two keys give two predictions.
-        sampler: its own settings, a frozen dataclass; None if it has none. They decide whether an interrupted
+        sampler: its own settings, a `schema.Document`; None if it has none. They decide whether an interrupted
             prediction may be resumed.
     """
 

@@ -11,23 +11,23 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import NamedSharding
 from ml_collections import ConfigDict
+from pydantic import Field
 
 from vsjax.errors import UserError
 from vsjax.losses import masked_mse
 from vsjax.models.fcmae import enlarge_mask, random_mask
+from vsjax.schema import read_section
 from vsjax.tasks.assembly import descent_parts, sizes
 from vsjax.tasks.descent import DescentTask
 from vsjax.tasks.family import Family
-from vsjax.tasks.settings import settings_of
 from vsjax.tasks.state import TrainState
-from vsjax.tasks.task import Batch, MetricSpec
+from vsjax.tasks.task import Batch, MetricSpec, TaskSettings
 
 
-@dataclass(frozen=True)
-class MaskedPretrainingSettings:
-    """`config.task` of a masked pre-training: the share of the cells that are hidden (paper, "Pre-training")."""
+class MaskedPretrainingSettings(TaskSettings):
+    """`config.task` of a masked pre-training."""
 
-    mask_ratio: float = 0.5
+    mask_ratio: float = Field(0.5, gt=0, lt=1, description='share of the cells that are hidden (paper, "Pre-training")')
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,9 +49,7 @@ class MaskedPretrainingTask(DescentTask):
     @classmethod
     def make(cls, config: ConfigDict, images: NamedSharding | None) -> "MaskedPretrainingTask":
         """From a whole config; UserError where its fields do not fit together."""
-        ratio = settings_of(MaskedPretrainingSettings, "config.task", config.task).mask_ratio
-        if not 0 < ratio < 1:
-            raise UserError(f"config.task.mask_ratio={ratio} must lie between 0 and 1")
+        ratio = read_section(MaskedPretrainingSettings, config.task, "config.task").mask_ratio
         if "target" in config.roles:
             raise UserError("config.roles.target: masked pre-training has no target; take it out of config.roles")
         parts = descent_parts(config, images)

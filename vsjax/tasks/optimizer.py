@@ -1,20 +1,49 @@
 """AdamW and its learning-rate schedules."""
 
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import jax
 import jax.numpy as jnp
 import optax
-from ml_collections import ConfigDict
+from pydantic import Field
 
 from vsjax.errors import UserError
+from vsjax.schema import Document, Name, Share
 from vsjax.tasks.parts import is_in
 
-SCHEDULES = ("cosine", "linear", "constant")
+LARGEST_STEP = 2**31 - 1  # a step is counted in 32 bits
+Beta = Annotated[float, Field(ge=0, le=0.9999999, description="closer to 1, float32 forgets nothing")]
 
 
-def learning_rate(config: ConfigDict, steps: int, where: str = "config.optim") -> optax.Schedule:
+class OptimizerSettings(Document):
+    """One optimiser, such as `config.optim`; a task with several networks has a section like it for each."""
+
+    learning_rate: float = Field(2e-4, gt=0, le=100, description="above 0; a larger one than this diverges")
+    part_rates: dict[Name, Annotated[float, Field(ge=0, le=1000)]] = Field(
+        {"encoder": 1.0, "decoder": 1.0, "head": 1.0}, description="times the learning rate"
+    )
+    schedule: Literal["cosine", "linear", "constant"] = Field(
+        "cosine", description="to zero; linear: to zero from `decay_start` on"
+    )
+    decay_start: float = Field(0.5, ge=0, lt=1, description="of the run's steps")
+    warmup_steps: int = Field(100, ge=0, le=LARGEST_STEP, description="steps of the run, 0 for no warm-up")
+    warmup_epochs: int = Field(0, ge=0, le=10**6, description="used with train.epochs, in place of warmup_steps")
+    warmup_from: Share = Field(1e-3, description="of the learning rate")
+    weight_decay: float = Field(0.01, ge=0, le=100, description="times the rate, what is taken off a weight in a step")
+    b1: Beta = 0.9
+    b2: Beta = 0.999
+    eps: float = Field(1e-8, ge=1e-30, le=1, description="what keeps AdamW from dividing by zero in float32")
+    clip_norm: float = Field(0.0, ge=0, le=1e6, description="of the gradient's global norm; 0 is off")
+    average_decay: float = Field(
+        0.0,
+        ge=0,
+        le=0.9999999,
+        description="moving average of the parameters, used for validation and prediction; 0 is off",
+    )
+
+
+def learning_rate(config: OptimizerSettings, steps: int, where: str = "config.optim") -> optax.Schedule:
     """Linear warm-up from `warmup_from * lr`, then the schedule, as a function of the step: "constant", "cosine" to
     zero, or "linear" to zero after a constant part that ends at `decay_start` of the run.
 
@@ -22,16 +51,13 @@ def learning_rate(config: ConfigDict, steps: int, where: str = "config.optim") -
     `warmup_from` (0.001) of the rate.
 
     Raises:
-        UserError: an unknown schedule, a warm-up longer than the run, or a decay that does not begin within it.
+        UserError: a warm-up longer than the run.
     """
     warmup = config.warmup_steps
-    if config.schedule not in SCHEDULES:
-        raise UserError(f"{where}.schedule={config.schedule!r} does not exist; choose one of {', '.join(SCHEDULES)}")
-    if not 0 <= warmup < steps:
-        raise UserError(f"{where}.warmup_steps={warmup} must be at least 0 and below config.train.steps={steps}")
-
-    if not 0 <= config.decay_start < 1:
-        raise UserError(f"{where}.decay_start={config.decay_start} must be at least 0 and below 1")
+    if warmup >= steps:
+        raise UserError(
+            f"{where}.warmup_steps={warmup} must be below config.train.steps={steps}; set fewer, or more steps"
+        )
     start = config.decay_start * steps
     decays = {
         "cosine": lambda step: 0.5 * (1.0 + jnp.cos(jnp.pi * jnp.clip((step - warmup) / max(steps - warmup, 1), 0, 1))),
@@ -47,7 +73,7 @@ def learning_rate(config: ConfigDict, steps: int, where: str = "config.optim") -
 
 
 def make_optimizer(
-    config: ConfigDict,
+    config: OptimizerSettings,
     steps: int,
     parts: Mapping[str, Sequence[str]],
     frozen: Collection[str] = (),
@@ -57,7 +83,7 @@ def make_optimizer(
     the gradient's global norm (`clip_norm` 0 turns it off).
 
     Args:
-        config: `config.optim`, or a section like it of a task with several optimisers.
+        config: of this optimiser.
         steps: of the run.
         parts: of the network (`models/network.py`); `config.part_rates` multiplies the learning rate of each.
         frozen: top-level modules whose parameters stay as they are: neither gradient nor decay moves them, and no

@@ -6,10 +6,11 @@ from typing import Any
 from jax.sharding import NamedSharding
 from ml_collections import ConfigDict
 
-from vsjax.errors import UserError
+from vsjax.errors import UserError, shorten
 from vsjax.models.registry import model_settings
 from vsjax.tasks.family import Chain, Family
 from vsjax.tasks.masked_pretraining import MaskedPretrainingTask
+from vsjax.tasks.optimizer import LARGEST_STEP
 from vsjax.tasks.regression import RegressionTask
 from vsjax.tasks.task import MetricSpec, Task, TaskKind
 
@@ -19,10 +20,10 @@ TASKS: dict[str, TaskKind] = {
 }
 
 
-def find_task(name: str) -> TaskKind:
-    """The kind of task that `config.task.name` names; UserError where there is none."""
-    if name not in TASKS:
-        raise UserError(f"config.task.name={name!r} does not exist; choose one of {', '.join(TASKS)}")
+def find_task(name: Any, where: str = "config.task") -> TaskKind:
+    """The kind of task that `config.task.name` names; UserError where there is none, which names it by `where`."""
+    if not isinstance(name, str) or name not in TASKS:
+        raise UserError(f"{where}.name: {shorten(repr(name))} does not exist; choose one of {', '.join(TASKS)}")
     return TASKS[name]
 
 
@@ -86,6 +87,11 @@ def resolve(config: ConfigDict, steps_per_epoch: int | None = None) -> ConfigDic
         )
     if config.train.epochs and steps_per_epoch:
         config.train.steps = config.train.epochs * steps_per_epoch
+        if config.train.steps > LARGEST_STEP:
+            raise UserError(
+                f"config.train.epochs={config.train.epochs}: at {steps_per_epoch} steps each they are more than "
+                f"{LARGEST_STEP} steps; set fewer"
+            )
         for section in _sections(config):
             if "warmup_epochs" in section:
                 section.warmup_steps = section.warmup_epochs * steps_per_epoch

@@ -1,41 +1,48 @@
 """Supervised virtual staining: a network is trained to give the fluorescence of the same FOV (UNeXt2's training)."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from dataclasses import dataclass
+from typing import Annotated, Any, Self
 
 import jax
 import jax.numpy as jnp
 from jax.sharding import NamedSharding
 from ml_collections import ConfigDict
+from pydantic import Field, model_validator
 
 from vsjax import metrics
 from vsjax.errors import UserError
-from vsjax.losses import check_scales, mixed_loss, ms_ssim_ranges
+from vsjax.losses import BETAS, check_scales, mixed_loss, ms_ssim_ranges
 from vsjax.models.registry import network_of
+from vsjax.schema import Document, read_section
 from vsjax.tasks.assembly import descent_parts, sizes
 from vsjax.tasks.descent import DescentTask
 from vsjax.tasks.family import ForwardPass
-from vsjax.tasks.settings import settings_of
 from vsjax.tasks.state import TrainState
-from vsjax.tasks.task import Batch, MetricSpec
+from vsjax.tasks.task import Batch, MetricSpec, TaskSettings
+
+Weight = Annotated[float, Field(ge=0, le=1e6, description="of this term in the loss; 0 leaves it out")]
 
 
-@dataclass(frozen=True)
-class LossSettings:
+class LossSettings(Document):
     """Weights of the terms of `losses.mixed_loss`, and the scales of its MS-SSIM."""
 
-    l1: float = 0.5
-    l2: float = 0.0
-    ms_dssim: float = 0.5
-    scales: int = 5
+    l1: Weight = 0.5
+    l2: Weight = 0.0
+    ms_dssim: Weight = 0.5
+    scales: int = Field(len(BETAS), ge=1, le=len(BETAS), description="of MS-SSIM; each halves the patch")
+
+    @model_validator(mode="after")
+    def _has_a_term(self) -> Self:
+        if not self.l1 + self.l2 + self.ms_dssim:
+            raise ValueError("l1, l2 and ms_dssim are all 0; one must be positive")
+        return self
 
 
-@dataclass(frozen=True)
-class RegressionSettings:
+class RegressionSettings(TaskSettings):
     """`config.task` of a regression."""
 
-    loss: LossSettings = field(default_factory=LossSettings)
+    loss: LossSettings = LossSettings()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +61,7 @@ class RegressionTask(DescentTask):
     @staticmethod
     def decided(config: ConfigDict) -> dict[str, Any]:
         """It predicts the target's channels."""
-        if "target" not in config.roles or not config.roles.target.channels:
+        if "target" not in config.roles or not config.roles.target.get("channels"):
             raise UserError(
                 'config.roles.target.channels is empty; name the stains, or set config.task.name="masked_pretraining"'
             )
@@ -63,7 +70,7 @@ class RegressionTask(DescentTask):
     @classmethod
     def make(cls, config: ConfigDict, images: NamedSharding | None) -> "RegressionTask":
         """From a whole config; UserError where its fields do not fit together."""
-        loss = settings_of(RegressionSettings, "config.task", config.task).loss
+        loss = read_section(RegressionSettings, config.task, "config.task").loss
         if loss.ms_dssim:
             check_scales(tuple(config.data.patch)[1:], loss.scales)
         return cls(**descent_parts(config, images), loss=loss, channels=tuple(config.roles.target.channels))
@@ -92,7 +99,7 @@ class RegressionTask(DescentTask):
         ranges = ms_ssim_ranges(target, self.loss.scales) if self.loss.ms_dssim else None
 
         def mean_loss(prediction: jax.Array, target: jax.Array) -> jax.Array:
-            return jnp.mean(mixed_loss(prediction, target, **asdict(self.loss), data_range=ranges))
+            return jnp.mean(mixed_loss(prediction, target, **self.loss.model_dump(), data_range=ranges))
 
         return self.descend(state, source, target, dropout_key, mean_loss)
 
@@ -101,7 +108,7 @@ class RegressionTask(DescentTask):
         images = self.inputs.evaluation(batch)
         target, prediction = images["target"], self.predict(state, images["source"], key)
         return {
-            "loss": mixed_loss(prediction, target, **asdict(self.loss)),
+            "loss": mixed_loss(prediction, target, **self.loss.model_dump()),
             "pearson": metrics.pearson(prediction, target),
             "ssim": metrics.ssim(prediction, target),
             "mae": metrics.mae(prediction, target),

@@ -7,13 +7,21 @@ from typing import Any, Protocol
 import jax
 from jax.sharding import NamedSharding
 from ml_collections import ConfigDict
+from pydantic import Field
 
 from vsjax.models.network import Network
+from vsjax.schema import Document, Name
 from vsjax.tasks.family import Family
 from vsjax.tasks.inputs import Inputs
 from vsjax.tasks.state import TrainState
 
 Batch = Mapping[str, jax.Array]
+
+
+class TaskSettings(Document):
+    """`config.task`: the name of the task, and in classes below this one its settings."""
+
+    name: Name = Field(description="of the task")
 
 
 @dataclass(frozen=True)
@@ -67,10 +75,10 @@ class TaskKind(Protocol):
     """What `registry.TASKS` holds: usually the class of the task.
 
     Attributes:
-        Settings: dataclass of the fields of `config.task` beside `name`, with their defaults.
+        Settings: what `config.task` may hold, with defaults of all but the name.
     """
 
-    Settings: type
+    Settings: type[TaskSettings]
 
     def decided(self, config: ConfigDict) -> dict[str, Any]:
         """The fields of `config.model` that follow from the others, channels and depths. Those that the network does

@@ -19,6 +19,7 @@ from vsjax.models.network import Network
 from vsjax.runtime.cost import multiply_adds
 from vsjax.runtime.description import Description, make_description
 from vsjax.runtime.mesh import bytes_per_device
+from vsjax.schema import read_section
 from vsjax.tasks.state import TrainState
 from vsjax.tasks.task import Task
 
@@ -138,7 +139,7 @@ def _text(summaries: Iterable[NetworkSummary]) -> Iterable[str]:
 def abstract_batch(config: ConfigDict) -> dict[str, jax.ShapeDtypeStruct]:
     """Shapes of a training batch as it is read (`data.pipeline.CropReader`), where stacks are deep enough for the
     augmentation's margin."""
-    crop = oversized_patch(AugmentConfig.from_config(config.augment), tuple(config.data.patch))
+    crop = oversized_patch(read_section(AugmentConfig, config.augment, "config.augment"), tuple(config.data.patch))
     shapes: dict[str, jax.ShapeDtypeStruct] = {}
     for name, role in make_roles(config.roles).items():
         shapes |= role.shapes(name, config.data.batch_size, crop)

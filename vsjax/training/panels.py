@@ -5,6 +5,8 @@ from collections.abc import Mapping
 import numpy as np
 
 GAP = 4
+MAX_ROWS = 16  # channels that are shown
+MAX_PIXELS = 512  # per side of an image; of a larger one every second, third, ... is shown
 
 
 def stretch(image: np.ndarray, low: float, high: float) -> np.ndarray:
@@ -13,7 +15,7 @@ def stretch(image: np.ndarray, low: float, high: float) -> np.ndarray:
 
 
 def panel(images: Mapping[str, np.ndarray]) -> np.ndarray:
-    """One row per channel, one column per image, each the middle slice.
+    """One row per channel (of many the first), one column per image, each the middle slice.
 
     Args:
         images: `[Z, Y, X, C]` by name. Those with as many channels as "target" (or "source", where there is none) are
@@ -24,7 +26,7 @@ def panel(images: Mapping[str, np.ndarray]) -> np.ndarray:
     """
     reference = images.get("target", images.get("source"))
     rows = []
-    for channel in range(reference.shape[-1]):
+    for channel in range(min(reference.shape[-1], MAX_ROWS)):
         limits = np.percentile(_middle(reference)[..., channel], [1, 99.8])
         tiles = []
         for image in images.values():
@@ -36,7 +38,8 @@ def panel(images: Mapping[str, np.ndarray]) -> np.ndarray:
 
 
 def _middle(image: np.ndarray) -> np.ndarray:
-    return image[image.shape[0] // 2]
+    steps = [-(-size // MAX_PIXELS) for size in image.shape[1:3]]
+    return image[image.shape[0] // 2, :: steps[0], :: steps[1]]
 
 
 def _own_limits(plane: np.ndarray) -> np.ndarray:
