@@ -2,6 +2,7 @@
 
 import logging
 import re
+import sys
 
 import pytest
 
@@ -74,7 +75,8 @@ BROKEN = {
 
 
 @pytest.mark.parametrize(("text", "message"), BROKEN.items())
-def test_a_broken_config_file_is_named_with_pythons_reason(tmp_path, text, message):
+def test_a_broken_config_file_is_named_with_pythons_reason(tmp_path, monkeypatch, text, message):
+    monkeypatch.delitem(sys.modules, "config_config", raising=False)  # what the file before it defined
     path = tmp_path / "wrong.py"
     path.write_text(text)
     with pytest.raises(UserError, match=message) as caught:
