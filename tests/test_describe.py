@@ -3,6 +3,7 @@
 import logging
 import os
 import re
+import sys
 
 import pytest
 
@@ -47,6 +48,9 @@ def test_what_is_kept_for_the_gradient_is_about_what_xla_takes(capsys, caplog):
         ([CONFIG, "--config.model.filters=3"], "command line: .*filters"),
         ([CONFIG, "--config.data.patch=(1, 30, 32)"], "Y=30 is not divisible"),
         ([CONFIG, "runs/a"], "'runs/a' belongs to no flag"),
+        (["--config=configs/unet2d.py:debug", "--config.data.batch_size=many"], "batch_size.*many"),
+        (["--config=configs/unet2d.py:debug", "--config.train.log_every=0"], r"config\.train\.log_every: is 0"),
+        (["--config=configs/demo.py:debug"], r"demo\.py:debug: TypeError: get_config\(\) takes 0 positional arguments"),
     ],
 )
 def test_mistakes_are_told(arguments, message):
@@ -54,21 +58,37 @@ def test_mistakes_are_told(arguments, message):
         main(arguments)
 
 
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        (None, "is no file"),
-        (b"\x93NUMPY\x01\0v\0", "experiment.py"),
-        (b"[" * 100_000, "experiment.py"),
-        (b"def get_config():\n    return 3", "experiment.py"),
-    ],
-)
-def test_a_config_that_is_none(tmp_path, content, message):
-    path = tmp_path / "experiment.py"
-    if content is None:
-        os.mkfifo(path)
-    else:
-        path.write_bytes(content)
+BODY = "from configs.common import base_config\ndef get_config(mode=''):\n    "
+BROKEN = {
+    "def get_config(:": "SyntaxError",
+    "import nothing_of_that_name": "ModuleNotFoundError: No module named 'nothing_of_that_name'",
+    "x = 1": "AttributeError: .*has no attribute 'get_config'",
+    "def get_config():\n    return 1 / 0": "ZeroDivisionError: division by zero",
+    "def get_config():\n    raise ValueError('line one\\nline two')": "ValueError: line one line two",
+    "def get_config():\n    return get_config()": "RecursionError",
+    "def get_config():\n    return {}": "TypeError: get_config gives dict, not a ConfigDict",
+    "def get_config():\n    return None": "give --config",
+    "\0": "null bytes",
+    BODY + "return base_config('unext3')": r"wrong\.py: config\.model\.name: 'unext3' does not exist",
+    BODY + "c = base_config('unext2')\n    c.optim.learning_rate = 'fast'\n    return c": "TypeError: .*learning_rate",
+    BODY + "c = base_config('unext2')\n    c.optim.eps = -1.0\n    return c": r"^config\.optim\.eps: is -1\.0",
+}
+
+
+@pytest.mark.parametrize(("text", "message"), BROKEN.items())
+def test_a_broken_config_file_is_named_with_pythons_reason(tmp_path, monkeypatch, text, message):
+    monkeypatch.delitem(sys.modules, "config_config", raising=False)  # what the file before it defined
+    path = tmp_path / "wrong.py"
+    path.write_text(text)
     with pytest.raises(UserError, match=message) as caught:
         main([f"--config={path}"])
-    assert "\n" not in str(caught.value)
+    line = str(caught.value)
+    assert "Traceback" not in line
+    assert str(path) in line or line.startswith(("config.", "command line: give"))
+
+
+def test_a_config_that_is_no_file(tmp_path):
+    path = tmp_path / "experiment.py"
+    os.mkfifo(path)
+    with pytest.raises(UserError, match="is no file"):
+        main([f"--config={path}"])

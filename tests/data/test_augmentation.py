@@ -368,10 +368,7 @@ def test_config_comes_from_a_config_dict():
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        (
-            ({"rotate_probability": 0.5}, r"augment\.rotate_probability: there is no such field; there are rotation,"),
-            ({"rotate_probability": 0.5}, r"augment\.rotate_probability: there is no such field; there are rotation,"),
-        ),
+        ({"rotate_probability": 0.5}, r"augment\.rotate_probability: there is no such field; there are rotation,"),
         ({"rotation": "some"}, "is 'some'; it must be 'any' or 'right_angles'"),
         ({"noise_probability": 1.5}, r"augment\.noise_probability: is 1\.5; it must be less than or equal to 1"),
         ({"flip_x_probability": True}, r"augment\.flip_x_probability: is True; it must be a valid number"),

@@ -118,6 +118,7 @@ def test_normalisation_comes_before_the_network():
         ("data.patch", (7, 96, 96), r"7.*5|5.*7"),
         ("model.backbone", "resnet", r"backbone.*convnextv2_atto"),
         ("task.loss.scales", 5, r"too small for an MS-SSIM of 5 scales"),
+        ("init.load", "stem", r"config\.init\.load='stem' does not exist"),
         ("optim.schedule", "quadratic", r"schedule: is 'quadratic'; it must be 'cosine'"),
         ("augment.rotation", "twice", r"augment\.rotation"),
         ("roles.source.normalization.scope", "world", r"world"),
@@ -166,3 +167,10 @@ def test_model_follows_the_data():
     assert (settings["in_channels"], settings["out_channels"]) == (2, 1)
     assert (settings["in_stack_depth"], settings["out_stack_depth"]) == (5, 5)
     assert "in_channels" not in config.model  # the caller's config stays as it was
+
+
+def test_the_loss_suits_the_patch_of_validation_too():
+    config = unext2.get_config("debug")
+    config.update_from_flattened_dict({"data.val_patch": (5, 32, 32), "task.loss.scales": 3})
+    with pytest.raises(UserError, match="32 x 32 pixels is too small for an MS-SSIM of 3 scales"):
+        make_task(resolve(config))

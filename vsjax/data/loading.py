@@ -121,8 +121,7 @@ def _check_memory(roles: Mapping[str, Role], rows: int, size: tuple[int, int, in
     arrays = [array for name, role in roles.items() for array in role.shapes(name, rows, size).values()]
     batch = sum(math.prod(array.shape) * array.dtype.itemsize for array in arrays)
     check_memory(
-        f"config.data.batch_size: {rows} crops of {size} voxels, and config.data.prefetch={prefetch} batches of them "
-        "read ahead,",
+        f"config.data.batch_size: {rows} crops of {size} voxels, and config.data.prefetch={prefetch} batches more,",
         batch * (prefetch + 1),
         "set a smaller batch_size, patch or prefetch",
     )

@@ -19,7 +19,7 @@ Beta = Annotated[float, Field(ge=0, le=0.9999999, description="closer to 1, floa
 class OptimizerSettings(Document):
     """One optimiser, such as `config.optim`; a task with several networks has a section like it for each."""
 
-    learning_rate: float = Field(2e-4, gt=0, le=100, description="above 0; a larger one than this diverges")
+    learning_rate: float = Field(2e-4, gt=0, le=1e38, description="0 learns nothing; a float32 ends there")
     part_rates: dict[Name, Annotated[float, Field(ge=0, le=1000)]] = Field(
         {"encoder": 1.0, "decoder": 1.0, "head": 1.0}, description="times the learning rate"
     )

@@ -11,6 +11,7 @@ from vsjax.models.registry import model_settings
 from vsjax.tasks.family import Chain, Family
 from vsjax.tasks.masked_pretraining import MaskedPretrainingTask
 from vsjax.tasks.optimizer import LARGEST_STEP
+from vsjax.tasks.parts import chosen_modules
 from vsjax.tasks.regression import RegressionTask
 from vsjax.tasks.task import MetricSpec, Task, TaskKind
 
@@ -39,6 +40,7 @@ def make_task(config: ConfigDict, images: NamedSharding | None = None) -> Task:
     """
     task = find_task(config.task.name).make(config, images)
     find_metric(task.metrics, config.train.best, config.task.name)
+    chosen_modules("load", config.init.load, task.model.parts)  # what is frozen, the task itself asks
     return task
 
 

@@ -72,7 +72,8 @@ class RegressionTask(DescentTask):
         """From a whole config; UserError where its fields do not fit together."""
         loss = read_section(RegressionSettings, config.task, "config.task").loss
         if loss.ms_dssim:
-            check_scales(tuple(config.data.patch)[1:], loss.scales)
+            for size in filter(None, (config.data.patch, config.data.val_patch)):
+                check_scales(tuple(size)[1:], loss.scales)
         return cls(**descent_parts(config, images), loss=loss, channels=tuple(config.roles.target.channels))
 
     @staticmethod
