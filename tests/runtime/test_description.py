@@ -14,7 +14,7 @@ NORMALIZATION = {"scope": "fov", "statistic": "mean_std"}
 
 
 DOCUMENT = {
-    "config": {},
+    "config": CONFIG,
     "channels": {"source": {"channels": ["BF"], "normalization": NORMALIZATION}},
     "pixel_size_um": [1, 0.5, 0.5],
     "statistics": {"BF": {"mean": 1.5}},
