@@ -7,6 +7,7 @@ are tuples. `scripts/fuzz.py` finds the fields of a document in its class.
 """
 
 import json
+import math
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
@@ -62,11 +63,38 @@ def parse_object(content: bytes | str, where: str, remedy: str) -> dict[str, Any
     return document
 
 
+def to_json(value: Any, indent: int | None = None) -> bytes:
+    """JSON as vsjax writes it; numbers that it does not have (NaN, infinite) are null."""
+    try:
+        text = json.dumps(value, indent=indent, ensure_ascii=False, allow_nan=False, default=_item)
+    except ValueError:
+        text = json.dumps(_defined(value), indent=indent, ensure_ascii=False, allow_nan=False)
+    try:
+        return text.encode()
+    except UnicodeEncodeError:  # half a character, which only the escapes of JSON can hold
+        return json.dumps(json.loads(text), indent=indent).encode()
+
+
 def with_tuples(value: Any) -> Any:
     """The same with tuples for lists, which is what documents have where JSON has lists."""
     if isinstance(value, Mapping):
         return {key: with_tuples(item) for key, item in value.items()}
     return tuple(map(with_tuples, value)) if isinstance(value, list | tuple) else value
+
+
+def _item(number: Any) -> Any:
+    """A number of NumPy's as Python's."""
+    return number.item()
+
+
+def _defined(value: Any) -> Any:
+    """The same with None for numbers that are not finite."""
+    if isinstance(value, Mapping):
+        return {key: _defined(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_defined(item) for item in value]
+    value = value if isinstance(value, str | int | float | None) else _item(value)
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _items(value: Any) -> list[Any]:
