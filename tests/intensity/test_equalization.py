@@ -126,7 +126,7 @@ def test_interrupted_the_same_command_continues(plate, tmp_path):
     output = tmp_path / "q.zarr"
     with pytest.raises(KeyboardInterrupt):
         make_plate(SETTINGS, url, output, listener=StopAfter(20))  # the last volume is computed, not kept
-    with pytest.raises(UserError, match=r"q\.zarr: was started with kernel = \[3, 8, 8\]"):
+    with pytest.raises(UserError, match=r"q\.zarr: was started with kernel = \(3, 8, 8\)"):
         make_plate(Equalization(("nuclei",), (5, 8, 8)), url, output)
     make_plate(SETTINGS, url, output, listener=StopAfter(-1))
     assert totals == [(2, 0, 20), (2, 1, 5)]  # the first position was finished, and a time point of the second

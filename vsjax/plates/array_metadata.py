@@ -73,6 +73,7 @@ class ChunkFiles:
     Attributes:
         shape: of the array, in stored order.
         chunks: of a file, likewise.
+        inner: of what is decoded at once: smaller than a file where files are shards.
         prefix: of every file's name, such as "c/".
         separator: between the chunk's numbers in it.
         bytes: of a pixel.
@@ -80,6 +81,7 @@ class ChunkFiles:
 
     shape: tuple[int, ...]
     chunks: tuple[int, ...]
+    inner: tuple[int, ...]
     prefix: str
     separator: str
     bytes: int
@@ -94,17 +96,11 @@ class ChunkFiles:
         return self.prefix + self.separator.join(map(str, index))
 
 
-def parse_array(document: Mapping[str, Any], zarr_format: int, axes: str, where: str, listed_in: str) -> ChunkFiles:
-    """Check an array's document and say where its chunks are.
-
-    Args:
-        document: its content.
-        zarr_format: 2 or 3.
-        axes: those that are stored, in their order.
-        where, listed_in: addresses of the array, and of the image's document, for the message.
+def parse_array(document: Mapping[str, Any], zarr_format: int, where: str) -> ChunkFiles:
+    """What the document of the array at the address `where` says of its chunks.
 
     Raises:
-        UserError: a field is missing or wrong, or no microscope makes images of such a size.
+        UserError: a field is missing or wrong.
     """
     if zarr_format == 2:
         array = parse(_Array2, document, f"{where}/.zarray", _REMEDY)
@@ -121,19 +117,25 @@ def parse_array(document: Mapping[str, Any], zarr_format: int, axes: str, where:
         raise UserError(
             f"{where}: pixels of type {shorten(str(dtype))} are not supported; convert to one of {', '.join(SUPPORTED)}"
         )
-    if not len(array.shape) == len(chunks) == len(inner) == len(axes):
+    if not len(array.shape) == len(chunks) == len(inner):
+        raise UserError(f"{where}: has {len(array.shape)} dimensions, but chunks of {len(chunks)}; {_REMEDY}")
+    return ChunkFiles(array.shape, chunks, inner, prefix, separator, np.dtype(dtype).itemsize)
+
+
+def check_sizes(files: ChunkFiles, axes: str, where: str, listed_in: str) -> None:
+    """UserError for an array that is not its image's, or would fill the memory or take for ever.
+
+    Args:
+        files: its chunks.
+        axes: those that are stored, in their order.
+        where, listed_in: addresses of the array, and of the image's document, for the message.
+    """
+    if len(files.shape) != len(axes):
         raise UserError(
             f"{listed_in}: multiscales.0.axes: there are {len(axes)} ({axes}), but the array {where} has "
-            f"{len(array.shape)} dimensions, in chunks of {len(chunks)}; correct the axes"
+            f"{len(files.shape)} dimensions; correct the axes"
         )
-    files = ChunkFiles(array.shape, chunks, prefix, separator, np.dtype(dtype).itemsize)
-    _check_sizes(files, inner, axes, where)
-    return files
-
-
-def _check_sizes(files: ChunkFiles, inner: tuple[int, ...], axes: str, where: str) -> None:
-    """UserError for sizes that would fill the memory, or take for ever, before anything is found to be wrong."""
-    sizes = dict(zip(axes, files.shape, strict=True))
+    sizes, inner = dict(zip(axes, files.shape, strict=True)), files.inner
     counts = dict(zip(axes, (-(-size // chunk) for size, chunk in zip(files.shape, inner, strict=True)), strict=True))
     wrong = [
         f"{sizes[axis]} along {axis} (at most {most})" for axis, most in LARGEST.items() if sizes.get(axis, 1) > most

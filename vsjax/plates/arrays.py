@@ -7,7 +7,7 @@ import numpy as np
 import tensorstore as ts
 
 from vsjax.errors import UserError
-from vsjax.plates.array_metadata import parse_array
+from vsjax.plates.array_metadata import check_sizes, parse_array
 from vsjax.plates.ngff import AXES
 from vsjax.plates.pixels import Pixels
 from vsjax.plates.storage import Store, resolve
@@ -34,7 +34,8 @@ def open_array(
     document = store.read_json(f"{path}/{name}" if path else name)
     if document is None:
         raise UserError(f"{where}: names the array {address}, which does not exist; copy the plate again")
-    files = parse_array(document, zarr_format, axes, address, where)
+    files = parse_array(document, zarr_format, address)
+    check_sizes(files, axes, address, where)
     spec = {
         "driver": _DRIVER[zarr_format],
         "kvstore": store.array_kvstore(path),

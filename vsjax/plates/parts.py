@@ -2,14 +2,20 @@
 all of them there joins them. Two may find them at the same time; joining writes the same twice."""
 
 import logging
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 from vsjax.errors import UserError, WriteError
-from vsjax.plates.storage import Store
+from vsjax.plates.storage import LOCK, Store
 
 LOG = logging.getLogger(__name__)
 FOLDER = ".vsjax"
+
+
+def is_part(key: str) -> bool:
+    """Whether a file at the top of a plate or folder is one that processes leave for each other."""
+    return re.fullmatch(rf"{re.escape(FOLDER)}/(\w+/)+\d+_of_\d+\.jsonl?({re.escape(LOCK)})?", key) is not None
 
 
 class Parts:

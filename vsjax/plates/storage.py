@@ -8,7 +8,7 @@ import functools
 import math
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -21,6 +21,7 @@ from vsjax.schema import parse_object, to_json
 
 CACHE_BYTES = 512 << 20  # decoded chunks shared by every array of the process
 TIMEOUT = "VSJAX_TIMEOUT_S"  # the environment's variable: seconds that a server may let wait
+LOCK = ".__lock"  # ends TensorStore's name for a file that it is about to write, left where it was killed meanwhile
 _UPDATE_ATTEMPTS = 100
 _RETRIES = 4  # of a request that a server did not answer
 _REMEDY = "restore it or write the plate again"
@@ -211,8 +212,15 @@ class Store:
         futures = [(key, self.read_async(key)) for key in ("zarr.json", ".zgroup", ".zattrs", ".zarray")]
         return any(self._content(key, future) is not None for key, future in futures)
 
+    def walk(self) -> Iterator[tuple[str, bool]]:
+        """Every key in the store, folder by folder, and whether an ordinary file is there; empty folders have none."""
+        if self.local_path is None:
+            yield from ((key.decode(), True) for key in resolve(self._kvstore.list(), self.url))
+        else:
+            yield from _walk(self.spec["path"], "")
+
     def delete(self) -> None:
-        """Delete everything in the store. The caller has made sure that it is a zarr hierarchy."""
+        """Delete everything in the store. The caller has made sure that it may: see `deletion`."""
         self._check_writable()
         if self.local_path is None:
             resolve(self._kvstore.delete_range(ts.KvStore.KeyRange()), self.url, action="deleted")
@@ -236,6 +244,15 @@ class Store:
     def _check_writable(self) -> None:
         if self.spec["driver"] == "http":
             raise UserError(f"{self.url}: http(s):// can only be read; write to a local path, gs:// or s3://")
+
+
+def _walk(folder: str, prefix: str) -> Iterator[tuple[str, bool]]:
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.is_dir(follow_symlinks=False):
+                yield from _walk(entry.path, f"{prefix}{entry.name}/")
+            else:
+                yield f"{prefix}{entry.name}", entry.is_file(follow_symlinks=False)
 
 
 def _limit_waiting(seconds: int) -> None:
