@@ -24,7 +24,7 @@ from vsjax.disk import writing
 from vsjax.errors import UserError
 from vsjax.evaluation import report, requirements
 from vsjax.evaluation.journal import Journal
-from vsjax.evaluation.level import Level, Results, Row
+from vsjax.evaluation.level import Level, Measurement, Results, Row
 from vsjax.evaluation.pairing import CHOICES, UNITS, Job, pair_plates, source_channel
 from vsjax.evaluation.pixel import PixelLevel
 from vsjax.plates.reader import Plate, open_plate
@@ -126,7 +126,7 @@ def _write_report(
     output: Path,
     levels: Sequence[Level],
     jobs: Sequence[Job],
-    found: Iterable[Mapping[str, Any]],
+    found: Iterable[Mapping[str, Measurement]],
     source: str,
     about: Mapping[str, Any],
 ) -> dict[str, list[Row]]:
@@ -183,9 +183,9 @@ def _address(plate: Plate) -> str:
     return plate.url if local is None else str(local.resolve())
 
 
-def _measure(job: Job, levels: Sequence[Level], required: Mapping[str, str]) -> dict[str, dict[str, Any]]:
+def _measure(job: Job, levels: Sequence[Level], required: Mapping[str, str]) -> dict[str, Measurement]:
     pair = replace(job.read(), beside=requirements.read_beside(job, required))
-    return {level.name: vars(level.measure(pair)) for level in levels}
+    return {level.name: level.measure(pair) for level in levels}
 
 
 def _make_output(output: Path, journal: Journal, overwrite: bool, processes: int) -> None:

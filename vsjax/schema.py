@@ -31,7 +31,7 @@ def parse(kind: type[_T], value: Any, where: str, remedy: str) -> _T:
     Args:
         kind: the document's class.
         value: a mapping, with lists or tuples.
-        where: what holds it, such as "a/zarr.json: vsjax" or "config.data".
+        where: what holds it, such as "a/zarr.json: vsjax" or "config.data"; "a/zarr.json:" where it is the whole file.
         remedy: what the user can do.
 
     Raises:
@@ -40,7 +40,9 @@ def parse(kind: type[_T], value: Any, where: str, remedy: str) -> _T:
     try:
         return kind.model_validate(with_tuples(value))
     except pydantic.ValidationError as error:
-        raise UserError(f"{where}{_explain(error, kind)}; {remedy}") from error
+        problem = _explain(error, kind)
+        problem = f" {problem.lstrip('.: ')}" if where.endswith(":") else problem
+        raise UserError(f"{where}{problem}; {remedy}") from error
 
 
 def parse_object(content: bytes | str, where: str, remedy: str) -> dict[str, Any]:

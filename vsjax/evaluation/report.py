@@ -17,15 +17,16 @@ from typing import Any
 
 import numpy as np
 
-from vsjax.evaluation.level import Level, Measurement, Metric, Row
+from vsjax.evaluation.level import Level, Measurement, Metric, Row, plain_number
 from vsjax.evaluation.pairing import UNITS, Job
+from vsjax.schema import to_json
 
 DOCUMENT = "metrics.json"
 _WHICH_OBJECT = ("position", "time", "channel")
 
 
 def collect(
-    output: Path, levels: Sequence[Level], jobs: Sequence[Job], found: Iterable[Mapping[str, Any]]
+    output: Path, levels: Sequence[Level], jobs: Sequence[Job], found: Iterable[Mapping[str, Measurement]]
 ) -> dict[str, list[Row]]:
     """The rows of every level, one per job; the objects, which may be millions, go straight to their tables.
 
@@ -33,7 +34,7 @@ def collect(
         output: folder of the report.
         levels: those that measured.
         jobs: what they measured.
-        found: for each job, by the level's name, the fields of its `Measurement`.
+        found: for each job, by the level's name, what was measured.
     """
     rows: dict[str, list[Row]] = {level.name: [] for level in levels}
     with ExitStack() as stack:
@@ -45,7 +46,7 @@ def collect(
         for job, by_level in zip(jobs, found, strict=True):
             which = {"position": job.target.name, "time": job.time, "channel": job.channel}
             for level in levels:
-                measurement = Measurement(**by_level[level.name])
+                measurement = by_level[level.name]
                 values = {name: measurement.values[name] for name in level.metrics}
                 note = "; ".join(measurement.notes)
                 rows[level.name].append({**which, "units": job.units, **values, "note": note})
@@ -117,7 +118,7 @@ def write_tables(
         },
     }
     with replacing(output / DOCUMENT) as path:
-        path.write_text(json.dumps(_plain(content), indent=1, ensure_ascii=False, allow_nan=False), encoding="utf-8")
+        path.write_bytes(to_json(_plain(content), indent=1))
 
 
 def is_complete(output: Path, about: Mapping[str, Any]) -> bool:
@@ -186,11 +187,9 @@ def _table(path: Path, columns: Sequence[str]) -> Iterator[csv.DictWriter]:
 
 
 def _plain(value: Any) -> Any:
-    """JSON has no NaN: it becomes null, infinity a string."""
+    """JSON has no NaN: it becomes null, infinity text."""
     if isinstance(value, Mapping):
         return {key: _plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [_plain(item) for item in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return None if math.isnan(value) else str(value)
-    return value
+    return plain_number(value)

@@ -103,11 +103,11 @@ def parse_array(document: Mapping[str, Any], zarr_format: int, where: str) -> Ch
         UserError: a field is missing or wrong.
     """
     if zarr_format == 2:
-        array = parse(_Array2, document, f"{where}/.zarray", _REMEDY)
+        array = parse(_Array2, document, f"{where}/.zarray:", _REMEDY)
         dtype, chunks, inner = _dtype2(array.dtype), array.chunks, array.chunks
         prefix, separator = "", array.dimension_separator
     else:
-        array = parse(_Array3, document, f"{where}/zarr.json", _REMEDY)
+        array = parse(_Array3, document, f"{where}/zarr.json:", _REMEDY)
         dtype, chunks = array.data_type, array.chunk_grid.configuration.chunk_shape
         inner = _inner_chunk(array.codecs, f"{where}/zarr.json") or chunks
         is_default = array.chunk_key_encoding.name == "default"
