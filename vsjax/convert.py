@@ -107,7 +107,7 @@ def _describe_data(network: ConvertedNetwork, options: argparse.Namespace) -> Da
         raise UserError(f"--pixel-size {options.pixel_size}: every size must be above 0 µm")
     statistics, pixel_size_um = {}, ()
     if options.statistics:
-        position = next(iter(open_plate(options.statistics).positions()))
+        position = open_plate(options.statistics).first_position()
         wanted = [*target, *(name for name in source if name in position.channel_names)]
         statistics = {name: position.statistics(name, "dataset") for name in wanted}
         pixel_size_um = position.pixel_size_um

@@ -13,20 +13,30 @@ from typing import Any
 
 from absl import flags
 from ml_collections import ConfigDict, config_flags
+from pydantic import Field
 from tqdm import tqdm
 
 from vsjax.errors import UserError
-from vsjax.intensity.equalization import Equalization
 from vsjax.intensity.statistics import write_statistics
 from vsjax.plates.derived import make_plate
 from vsjax.plates.reader import open_plate
 from vsjax.plates.statistics_attribute import Statistics
 from vsjax.plates.step import ImageInfo, Step, chain
 from vsjax.program import ProgressBar, add_process_flags, run_program, which_process
+from vsjax.schema import Document, parse
 from vsjax.steps import make_step
 
 PROGRAM = "python -m vsjax.preprocess"
-STATISTICS_FIELDS = ("channels", "grid", "workers")  # of a config; see `write_statistics`
+
+
+class StatisticsSettings(Document):
+    """What `write_statistics` takes of a config or of the command line."""
+
+    channels: tuple[str | int, ...] | None = Field(
+        default=None, min_length=1, description="names or numbers; all of them"
+    )
+    grid: int = Field(default=32, ge=1, le=1 << 20, description="distance of the sampled pixels in Y and X")
+    workers: int = Field(default=8, ge=1, le=256, description="reads under way at once")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -51,11 +61,9 @@ def _statistics(arguments: Sequence[str]) -> None:
     parser.add_argument("--workers", type=int, default=8, help="reads under way at once (default: 8)")
     add_process_flags(parser)
     options = parser.parse_args(arguments)
-    if options.workers < 1:
-        parser.error("--workers must be at least 1")
-    _write_statistics(
-        options.plate, which_process(options), channels=options.channels, grid=options.grid, workers=options.workers
-    )
+    given = {name: getattr(options, name) for name in StatisticsSettings.model_fields}
+    settings = parse(StatisticsSettings, given, "command line: statistics", f"see {PROGRAM} statistics --help")
+    _write_statistics(options.plate, which_process(options), settings)
 
 
 def _equalize(arguments: Sequence[str]) -> None:
@@ -71,7 +79,8 @@ def _equalize(arguments: Sequence[str]) -> None:
     parser.add_argument("--clip-limit", type=float, default=0.01, help="0 to 1, more is more contrast (default: 0.01)")
     _add_plate_flags(parser)
     options = parser.parse_args(arguments)
-    step = Equalization(channels=tuple(options.channels), kernel=tuple(options.kernel), clip_limit=options.clip_limit)
+    settings = {name: getattr(options, name) for name in ("channels", "kernel", "clip_limit")}
+    step = make_step({"name": "equalize", **settings})
     if _make(step, options):
         print(f"{options.output}: written; now its statistics: {PROGRAM} --plate {options.output}")
 
@@ -96,14 +105,16 @@ def _follow_config(arguments: Sequence[str]) -> None:
     for field in ("steps", "statistics"):
         if field not in config:
             raise UserError(f"--config: has no field {field!r}; see configs/preprocess_vsneuromast.py")
-    if unknown := set(config.statistics or ()) - set(STATISTICS_FIELDS):
-        raise UserError(f"config.statistics: has no field {min(unknown)!r}; it has {', '.join(STATISTICS_FIELDS)}")
+    if not isinstance(config.steps, tuple | list):
+        raise UserError("config.steps: is no list of steps; see configs/preprocess_vsneuromast.py")
+    given = config.statistics.to_dict() if isinstance(config.statistics, ConfigDict) else config.statistics
+    settings = parse(StatisticsSettings, given or {}, "config.statistics", "see configs/preprocess_vsneuromast.py")
     step = chain([make_step(section) for section in config.steps])
-    made = _make(step, options, skip_complete=bool(config.statistics))  # it may have been stopped at the statistics
-    if config.statistics:
+    made = _make(step, options, skip_complete=bool(given))  # it may have been stopped at the statistics
+    if given:
         # By name, so that no image of another process is read, which may not be there yet.
-        channels = _channels_made(step, options.plate, config.statistics.get("channels"))
-        _write_statistics(options.output, which_process(options), **{**config.statistics, "channels": channels})
+        channels = _channels_made(step, options.plate, settings.channels)
+        _write_statistics(options.output, which_process(options), settings.model_copy(update={"channels": channels}))
     elif made:
         print(f"{options.output}: written")
 
@@ -141,17 +152,17 @@ def _make(step: Step, options: argparse.Namespace, skip_complete: bool = False) 
 
 def _channels_made(step: Step, url: str, channels: Sequence[str | int] | None) -> list[str]:
     """The names of what the step makes of the plate's first image: of all channels, or of these names and indices."""
-    image = step.derive(ImageInfo.of(next(open_plate(url).positions()))).image
+    image = step.derive(ImageInfo.of(open_plate(url).first_position())).image
     if channels is None:
         return list(image.channel_names)
     return [image.channel_names[image.channel_index(channel)] for channel in channels]
 
 
-def _write_statistics(url: str, which: tuple[int, int], **settings: Any) -> None:
+def _write_statistics(url: str, which: tuple[int, int], settings: StatisticsSettings) -> None:
     """Write the statistics, or this process's part of them, and print a table of the dataset's."""
     process, processes = which
     progress = functools.partial(tqdm, unit=" FOV")
-    found = write_statistics(open_plate(url), progress=progress, process=process, processes=processes, **settings)
+    found = write_statistics(open_plate(url), progress=progress, process=process, processes=processes, **dict(settings))
     if found is None:
         print(f"process {process} of {processes} is done; the statistics are written when the others are")
     else:

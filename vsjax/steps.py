@@ -1,16 +1,16 @@
 """The steps that `python -m vsjax.preprocess` knows by name, and how a config writes one."""
 
-import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from ml_collections import ConfigDict
 
-from vsjax.errors import UserError
+from vsjax.errors import UserError, shorten
 from vsjax.intensity.equalization import Equalization
 from vsjax.plates.step import Step
+from vsjax.schema import Document, parse
 
-STEPS: dict[str, Callable[..., Step]] = {"equalize": Equalization}  # dataclasses: their fields are the settings
+STEPS: dict[str, type[Document]] = {"equalize": Equalization}  # steps whose fields are their settings
 
 
 def step_section(name: str, **settings: Any) -> ConfigDict:
@@ -20,25 +20,19 @@ def step_section(name: str, **settings: Any) -> ConfigDict:
         UserError: the step or a setting does not exist, or a setting has no default and is not given.
     """
     step = make_step({"name": name, **settings})
-    return ConfigDict({"name": name, **{field.name: getattr(step, field.name) for field in dataclasses.fields(step)}})
+    return ConfigDict({"name": name, **{field: getattr(step, field) for field in STEPS[name].model_fields}})
 
 
-def make_step(section: Mapping[str, Any]) -> Step:
+def make_step(section: Mapping[str, Any] | ConfigDict) -> Step:
     """The step that a section `{name, ...settings}` describes.
 
     Raises:
         UserError: the step or a setting does not exist, one is missing, or its value does not suit.
     """
-    settings = {field: tuple(value) if isinstance(value, list) else value for field, value in section.items()}
+    if not isinstance(section, Mapping | ConfigDict):
+        raise UserError(f"steps: {shorten(repr(section))} is no step; write a section with its name and settings")
+    settings = dict(section)
     name = settings.pop("name", None)
-    if name not in STEPS:
-        raise UserError(f"steps: there is no step {name!r}; choose one of {', '.join(STEPS)}")
-    fields = {field.name: field for field in dataclasses.fields(STEPS[name])}
-    for field in settings:
-        if field not in fields:
-            raise UserError(f"steps: {name} has no setting {field!r}; it has {', '.join(fields)}")
-    for field in fields.values():
-        has_default = not (field.default is field.default_factory is dataclasses.MISSING)
-        if not has_default and field.name not in settings:
-            raise UserError(f"steps: {name} needs the setting {field.name!r}")
-    return STEPS[name](**settings)
+    if not isinstance(name, str) or name not in STEPS:
+        raise UserError(f"steps: there is no step {shorten(repr(name))}; choose one of {', '.join(STEPS)}")
+    return parse(STEPS[name], settings, f"steps: {name}", f"see python -m vsjax.preprocess {name} --help")

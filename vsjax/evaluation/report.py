@@ -16,10 +16,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pydantic
 
+from vsjax.disk import has_file
+from vsjax.errors import UserError
 from vsjax.evaluation.level import Level, Measurement, Metric, Row, plain_number
 from vsjax.evaluation.pairing import UNITS, Job
-from vsjax.schema import to_json
+from vsjax.plates.parts import FOLDER
+from vsjax.schema import Document, parse, parse_object, to_json
 
 DOCUMENT = "metrics.json"
 _WHICH_OBJECT = ("position", "time", "channel")
@@ -119,6 +123,42 @@ def write_tables(
     }
     with replacing(output / DOCUMENT) as path:
         path.write_bytes(to_json(_plain(content), indent=1))
+
+
+def check_replaceable(output: Path, levels: Sequence[Level]) -> None:
+    """UserError where a file that a report of these levels would replace is none of an earlier report's."""
+    if (output / FOLDER / "evaluation").is_dir():  # it was stopped while it was written
+        return
+    written = _levels_of_report(output)
+    files = [output / DOCUMENT]
+    for level in levels:
+        tables = [output / f"{level.name}{kind}.csv" for kind in ("", "_summary", "_objects")]
+        files += [] if level.name in (written or ()) else [*tables, *output.glob(f"{level.name}*.png")]
+    for path in files if written is None else files[1:]:
+        if os.path.lexists(path):
+            raise UserError(f"--output {output}: {path.name} is of no report of vsjax; name another directory")
+
+
+def _levels_of_report(output: Path) -> set[str] | None:
+    """The levels whose files are in a folder with a complete report; None where there is none."""
+    try:
+        if not has_file(output / DOCUMENT):
+            return None
+        about = parse_object((output / DOCUMENT).read_bytes(), str(output / DOCUMENT), "").get("about")
+        return set(parse(_About, about, str(output / DOCUMENT), "").levels)
+    except (OSError, UserError):  # another program's
+        return None
+
+
+class _About(Document):
+    """What tells a report of vsjax from another program's `metrics.json`."""
+
+    model_config = pydantic.ConfigDict(extra="ignore")
+
+    vsjax_version: str
+    prediction: str
+    target: str
+    levels: dict[str, Any]
 
 
 def is_complete(output: Path, about: Mapping[str, Any]) -> bool:

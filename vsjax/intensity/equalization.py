@@ -6,53 +6,54 @@ plate beside all the channels of the old one.
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
+from pydantic import AfterValidator, Field, PositiveInt
 from skimage.exposure import equalize_adapthist
 
 from vsjax.errors import UserError
 from vsjax.plates.ngff import AXES
 from vsjax.plates.step import Derived, ImageInfo, Job, Result
+from vsjax.schema import Document
 
 SUFFIX = "_clahe"  # of the new channels' names
+_SPARE = 1 << 24  # voxels: to so many a volume may be filled up to regions of the kernel
 
 
-@dataclass(frozen=True)
-class Equalization:
+def _each_once(names: tuple[str, ...]) -> tuple[str, ...]:
+    if len(set(names)) < len(names):
+        raise ValueError("each must be there once")
+    return names
+
+
+class Equalization(Document):
     """A step (`plates.step`): all channels of an image, and NAME_clahe for each that is equalised, volume by volume.
 
     Scale, axes, display settings and further attributes are the old image's, except its statistics. Pixels are float32,
     or float64 where the old type does not fit into float32. Labels and coarser resolutions are not copied.
-
-    Attributes:
-        channels: which are equalised.
-        kernel: voxels (z, y, x) of the region whose histogram is equalised.
-        clip_limit: share of a region's voxels that one of the 256 grey values may hold, from 0 to 1; larger values
-            give more contrast.
     """
 
     name: ClassVar[str] = "equalize"
     about: ClassVar[dict[str, Any]] = {}
 
-    channels: tuple[str, ...]
-    kernel: tuple[int, int, int] = (5, 32, 32)
-    clip_limit: float = 0.01
-
-    def __post_init__(self) -> None:
-        """Check every field. Raises `UserError`."""
-        if not self.channels or len(set(self.channels)) != len(self.channels):
-            raise UserError(f"--channels {' '.join(self.channels)}: give the name of one channel or more, each once")
-        if len(self.kernel) != 3 or min(self.kernel) < 1:
-            raise UserError(f"--kernel {self.kernel}: give three numbers of voxels (z, y, x), each at least 1")
-        if not 0 < self.clip_limit <= 1:
-            raise UserError(f"--clip-limit {self.clip_limit}: give a number above 0 and at most 1")
+    channels: Annotated[tuple[str, ...], AfterValidator(_each_once)] = Field(
+        min_length=1, description="names of those that are equalised"
+    )
+    kernel: tuple[PositiveInt, PositiveInt, PositiveInt] = Field(
+        default=(5, 32, 32), description="voxels (z, y, x) of the region whose histogram is equalised"
+    )
+    clip_limit: float = Field(
+        default=0.01,
+        gt=0,
+        le=1,
+        description="share of a region that one of 256 grey values may hold: more is more contrast",
+    )
 
     @property
     def settings(self) -> dict[str, Any]:
         """All fields."""
-        return asdict(self)
+        return self.model_dump(mode="json")
 
     def derive(self, image: ImageInfo) -> Derived:
         """What comes out of an image. UserError for a channel that is missing, or equalised already."""
@@ -64,6 +65,9 @@ class Equalization:
                     f"{image.url}: omero.channels: {name!r} is there already; leave {channel!r} out of --channels"
                 )
         times, channels, *space = image.shape
+        padded, whole = np.prod(np.maximum(self.kernel, space).astype(float)), np.prod(space)
+        if padded > max(_SPARE, 8 * whole):
+            raise UserError(f"{image.url}: a kernel of {self.kernel} voxels does not suit a volume of {tuple(space)}")
         dtype = np.promote_types(image.dtype, np.float32)
 
         def apply(stack: np.ndarray, time: int, job: Job) -> Result:

@@ -122,10 +122,9 @@ def _check_channels(
 ) -> tuple[list[str], int, str]:
     """The channels' names, which every position of this process must have, how many positions these are and what
     stands for their names and shapes; nothing is written yet."""
-    if next(plate.iter_position_names(), None) is None:
-        raise UserError(f"{plate.url}: has no positions; write images into it first")
+    plate.first_position()
     if channels is None or not all(isinstance(channel, str) for channel in channels):
-        first = next(plate.positions())
+        first = plate.first_position()
         wanted = first.channel_names if channels is None else channels
         channels = [first.channel_names[first.channel_index(channel)] for channel in wanted]
     names = list(dict.fromkeys(channels))

@@ -51,11 +51,7 @@ class ImageInfo:
     def of(cls, position: Position) -> "ImageInfo":
         """Of an image on disk. UserError where it is not a valid image."""
         names, attributes = position.channel_names, position.attributes
-        omero = attributes.get("ome", attributes).get("omero") or {}
-        told = [channel if isinstance(channel, dict) else {} for channel in omero.get("channels", [])]
-        display = tuple(
-            {key: value for key, value in channel.items() if key != "label" and value is not None} for channel in told
-        )
+        display = position.metadata.display
         return cls(
             name=position.name,
             url=position.url,
