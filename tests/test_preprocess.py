@@ -112,7 +112,7 @@ def test_mistakes_on_the_command_line(arguments, message):
         (
             '{"grid": 32}',
             '{"gird": 32}',
-            r"config\.statistics\.gird: there is no such field; there are channels, grid, w",
+            r"config\.statistics\.gird: there is no such field; there are channels, grid",
         ),
         ('{"grid": 32}', '{"grid": "x"}', r"config\.statistics\.grid: is 'x'; it must be a valid integer"),
         ('{"grid": 32}', '{"workers": 10**9}', r"config\.statistics\.workers: is 1000000000; "),
