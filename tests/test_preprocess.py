@@ -1,6 +1,5 @@
 """`python -m vsjax.preprocess --config`: steps in memory, then the statistics."""
 
-import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +14,7 @@ from vsjax.plates.derived import Listener, make_plate
 from vsjax.plates.reader import open_plate
 from vsjax.plates.step import chain
 from vsjax.preprocess import main
-from vsjax.steps import STEPS, make_step, step_section
+from vsjax.steps import make_step, step_section
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 CONFIG = str(CONFIGS / "preprocess_vsneuromast.py")
@@ -107,26 +106,27 @@ def test_mistakes_on_the_command_line(arguments, message):
         main(arguments)
 
 
-def test_mistakes_in_the_statistics_of_a_config(plate, tmp_path):
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        (
+            '{"grid": 32}',
+            '{"gird": 32}',
+            r"config\.statistics\.gird: there is no such field; there are channels, grid",
+        ),
+        ('{"grid": 32}', '{"grid": "x"}', r"config\.statistics\.grid: is 'x'; it must be a valid integer"),
+        ('{"grid": 32}', '{"workers": 10**9}', r"config\.statistics\.workers: is 1000000000; "),
+        ('{"grid": 32}', "7", r"config\.statistics: is 7; "),
+        ('"steps": (', '"steps": 3 or (', r"config\.steps: is no list of steps"),
+        ('"steps": (', '"steps": (3,) or (', r"steps: 3 is no step"),
+    ],
+)
+def test_mistakes_in_a_config(plate, tmp_path, old, new, message):
     config = tmp_path / "wrong.py"
-    config.write_text(Path(CONFIG).read_text().replace('"grid": 32', '"gird": 32'))
-    with pytest.raises(
-        UserError, match=r"config\.statistics\.gird: there is no such field; there are channels, grid, workers"
-    ):
+    config.write_text(Path(CONFIG).read_text().replace(old, new))
+    with pytest.raises(UserError, match=message):
         main(["--config", str(config), "--plate", str(plate), "--output", str(tmp_path / "Q.zarr")])
     assert not (tmp_path / "Q.zarr").exists()
-
-
-@dataclasses.dataclass(frozen=True)
-class Shift:
-    """A step whose setting has a default that is made anew."""
-
-    by: dict[str, int] = dataclasses.field(default_factory=lambda: {"y": 1})
-
-
-def test_a_default_that_is_made_anew_is_a_default(monkeypatch):
-    monkeypatch.setitem(STEPS, "shift", Shift)
-    assert make_step({"name": "shift"}) == Shift({"y": 1})
 
 
 def test_sections_are_the_steps_settings():
@@ -135,6 +135,8 @@ def test_sections_are_the_steps_settings():
     assert make_step(ConfigDict(section)) == Equalization(channels=("nuclei",))
     for wrong, message in (
         ({"name": "blur"}, "there is no step 'blur'"),
+        ({"name": ["blur"]}, "there is no step"),
+        (3, "steps: 3 is no step"),
         (
             {"name": "equalize", "channels": ("a",), "kernal": 3},
             "equalize.kernal: there is no such field; there are channels, kernel",

@@ -11,8 +11,8 @@ from vsjax.errors import UserError
 from vsjax.optics.imaging import Microscope
 from vsjax.schema import parse
 from vsjax.simulate import (
-    ATTRIBUTE,
     CHANNELS,
+    SIMULATION_ATTRIBUTE,
     SimulationConfig,
     fov_grid,
     main,
@@ -45,8 +45,8 @@ def test_the_plate_holds_what_was_simulated(tmp_path, ngff_version):
             np.testing.assert_array_equal(stored.reshape(values.shape), values)
             assert values.max() > 0
     attributes = dict(zarr.open_group(plate, mode="r").attrs)
-    assert attributes[ATTRIBUTE]["complete"] is True
-    assert attributes[ATTRIBUTE]["seed"] == 3
+    assert attributes[SIMULATION_ATTRIBUTE]["complete"] is True
+    assert attributes[SIMULATION_ATTRIBUTE]["seed"] == 3
 
 
 def test_the_plate_is_read_back_with_names_scale_and_labels(tmp_path):
@@ -60,7 +60,7 @@ def test_the_plate_is_read_back_with_names_scale_and_labels(tmp_path):
     assert position.pixel_size_um == config.pixel_size_um
     assert position.dtype == np.uint16
     assert set(position.label_names()) == {"nuclei", "cells"}
-    assert position.attributes[ATTRIBUTE] == {"seed": 0, "index": 1}
+    assert position.attributes[SIMULATION_ATTRIBUTE] == {"seed": 0, "index": 1}
 
 
 def test_the_same_seed_gives_the_same_position_and_another_seed_does_not():

@@ -59,9 +59,9 @@ def main(arguments: list[str] | None = None) -> None:
     """Parse the command line, convert, and say what was found and what was assumed."""
     options = _parser().parse_args(arguments)
     output = Path(options.output).absolute()
-    _check_output(output, options.overwrite)
     for source in filter(None, (options.input, options.statistics)):
         check_apart(source, output)
+    _check_output(output, options.overwrite)
     network = convert_file(options.input, options.model, parse_settings("--set", options.set))
     config = {
         "model": {"name": network.name, **network.settings},
@@ -127,9 +127,7 @@ def _read_statistics(
     url: str, source: Sequence[str], target: Sequence[str], normalization: Normalization
 ) -> tuple[dict[str, dict[str, float]], tuple[float, ...]]:
     """What a plate knows of the channels, and its pixel size; UserError where predictions could not have its units."""
-    position = next(iter(open_plate(url).positions()), None)
-    if position is None:
-        raise UserError(f"{url}: has no positions, so no statistics; give a plate that vsjax.preprocess has seen")
+    position = open_plate(url).first_position()
     wanted = [*target, *(name for name in source if name in position.channel_names)]
     statistics = {name: position.statistics(name, "dataset") for name in wanted}
     for name in target if normalization.scope != "none" else ():

@@ -1,8 +1,9 @@
-"""Outputs that the disk does not take: which errors say so, in whatever library's words, and what the user can do."""
+"""What a disk refuses: outputs that it does not take, in whatever library's words, and inputs that are no files."""
 
 import errno
 import os
 import re
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -37,6 +38,29 @@ def writing(path: str | Path) -> Iterator[None]:
     else:
         return
     raise WriteError(message)  # outside of the handler, so that nothing of the libraries' stays alive
+
+
+def has_file(path: str | Path, where: str = "") -> bool:
+    """Whether an ordinary file is at `path`, if need be through links.
+
+    Raises:
+        UserError: there is something else, whose reading would give nothing or never end: a folder, a broken link, a
+            pipe, a socket, a device. The line begins with `where`, by default the path.
+    """
+    try:
+        mode = os.stat(path).st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        if os.path.islink(path):
+            raise UserError(f"{where or path}: is a broken link; restore the file that it leads to") from None
+        return False
+    except OSError as error:
+        raise UserError(
+            f"{where or path}: cannot be read ({error.strerror}); restore it or make it readable"
+        ) from error
+    if not stat.S_ISREG(mode):
+        kind = "a folder" if stat.S_ISDIR(mode) else "a pipe, socket or device"
+        raise UserError(f"{where or path}: is {kind}, not a file; remove it and restore the file")
+    return True
 
 
 def refusal_message(path: str | Path, number: int) -> str:

@@ -24,13 +24,14 @@ from vsjax.disk import writing
 from vsjax.errors import UserError
 from vsjax.evaluation import report, requirements
 from vsjax.evaluation.journal import Journal
-from vsjax.evaluation.level import Level, Results, Row
+from vsjax.evaluation.level import Level, Measurement, Results, Row
 from vsjax.evaluation.pairing import CHOICES, UNITS, Job, pair_plates, source_channel
 from vsjax.evaluation.pixel import PixelLevel
 from vsjax.plates.reader import Plate, open_plate
 from vsjax.plates.step import RECORD_ATTRIBUTE
 from vsjax.plates.storage import Store, check_apart
 from vsjax.program import Parser, add_process_flags, run_program, which_process
+from vsjax.schema import to_json
 from vsjax.version import __version__
 
 LEVELS: dict[str, Level] = {"pixel": PixelLevel()}
@@ -99,7 +100,7 @@ def evaluate(
     journal = Journal(output, about, process, processes)
     if processes > 1 and report.is_complete(output, about):
         return Evaluation(complete=True, summary={})
-    _make_output(output, journal, overwrite, processes)
+    _make_output(output, journal, chosen, overwrite, processes)
     journal.measure(jobs, partial(_measure, levels=chosen, required=required), progress or _unshown)
     with journal.read(len(jobs)) as found, writing(output):
         if found is None or (processes > 1 and report.is_complete(output, about)):  # another may have been quicker
@@ -126,7 +127,7 @@ def _write_report(
     output: Path,
     levels: Sequence[Level],
     jobs: Sequence[Job],
-    found: Iterable[Mapping[str, Any]],
+    found: Iterable[Mapping[str, Measurement]],
     source: str,
     about: Mapping[str, Any],
 ) -> dict[str, list[Row]]:
@@ -166,7 +167,7 @@ def _about(
         if job.target.name not in records:
             records[job.target.name] = None
             pair.append(job.prediction.attributes.get(RECORD_ATTRIBUTE))
-        pairs.update(json.dumps(pair).encode())
+        pairs.update(to_json(pair))
     about = {
         "vsjax_version": __version__,
         "prediction": _address(prediction),
@@ -175,7 +176,7 @@ def _about(
         "levels": {level.name: asdict(level) for level in levels},
         "pairs": pairs.hexdigest(),
     }
-    return json.loads(json.dumps(about))
+    return json.loads(to_json(about))
 
 
 def _address(plate: Plate) -> str:
@@ -183,17 +184,18 @@ def _address(plate: Plate) -> str:
     return plate.url if local is None else str(local.resolve())
 
 
-def _measure(job: Job, levels: Sequence[Level], required: Mapping[str, str]) -> dict[str, dict[str, Any]]:
+def _measure(job: Job, levels: Sequence[Level], required: Mapping[str, str]) -> dict[str, Measurement]:
     pair = replace(job.read(), beside=requirements.read_beside(job, required))
-    return {level.name: vars(level.measure(pair)) for level in levels}
+    return {level.name: level.measure(pair) for level in levels}
 
 
-def _make_output(output: Path, journal: Journal, overwrite: bool, processes: int) -> None:
+def _make_output(output: Path, journal: Journal, levels: Sequence[Level], overwrite: bool, processes: int) -> None:
     if output.exists() and not output.is_dir():
         raise UserError(f"--output {output}: is a file; name a directory")
     if overwrite and processes > 1:
         raise UserError(f"--overwrite: {processes} processes would delete each other's work; remove {output} first")
     if overwrite:
+        report.check_replaceable(output, levels)
         journal.delete()
     elif any(not path.is_dir() for path in output.rglob("*")) and not journal.started:  # in this order: others start
         raise UserError(f"--output {output}: exists and is not empty; name another directory or add --overwrite")

@@ -33,9 +33,7 @@ def main(arguments: list[str] | None = None) -> None:
     predictor = Predictor(checkpoint)
     model = network_of({**checkpoint.description.config, "dtype": "float32"})
     plate = open_plate(options.input)
-    if not plate.position_names:
-        raise UserError(f"{options.input}: has no positions; give a plate with images")
-    position = plate[options.position or plate.position_names[0]]
+    position = plate[options.position] if options.position else plate.first_position()
     z = position.shape[2] // 2 if options.z is None else options.z
     window, at = read_window(position, predictor, options.source or predictor.source_channels, z, options.crop)
     stages = tuple(dict.fromkeys(options.stages or model.stages))

@@ -23,7 +23,7 @@ from vsjax.plates.reader import open_plate
 from vsjax.plates.statistics_attribute import Statistics
 from vsjax.plates.step import ImageInfo, Step, chain
 from vsjax.program import Parser, ProgressBar, add_process_flags, parse_flags, real, run_program, which_process, whole
-from vsjax.schema import Document, Names, read_section
+from vsjax.schema import Document, Names, parse, read_section
 from vsjax.steps import make_step
 
 PROGRAM = "python -m vsjax.preprocess"
@@ -61,9 +61,9 @@ def _statistics(arguments: Sequence[str]) -> None:
     parser.add_argument("--workers", type=whole(1, 256), default=8, help="reads under way at once (default: 8)")
     add_process_flags(parser)
     options = parser.parse_args(arguments)
-    _write_statistics(
-        options.plate, which_process(options), channels=options.channels, grid=options.grid, workers=options.workers
-    )
+    given = {name: getattr(options, name) for name in StatisticsSettings.model_fields}
+    settings = parse(StatisticsSettings, given, "command line: statistics", f"see {PROGRAM} statistics --help")
+    _write_statistics(options.plate, which_process(options), settings)
 
 
 def _equalize(arguments: Sequence[str]) -> None:
@@ -86,7 +86,7 @@ def _equalize(arguments: Sequence[str]) -> None:
     )
     _add_plate_flags(parser)
     options = parser.parse_args(arguments)
-    settings = {"channels": options.channels, "kernel": options.kernel, "clip_limit": options.clip_limit}
+    settings = {name: getattr(options, name) for name in ("channels", "kernel", "clip_limit")}
     step = make_step({"name": "equalize", **settings})
     if _make(step, options):
         print(f"{options.output}: written; now its statistics: {PROGRAM} --plate {options.output}")
@@ -114,14 +114,14 @@ def _follow_config(arguments: Sequence[str]) -> None:
         raise UserError(f"config.{shorten(min(unknown))}: there is no such field; there are steps, statistics")
     statistics = config.statistics and read_section(StatisticsSettings, config.statistics, "config.statistics")
     if not isinstance(config.steps, list | tuple) or not config.steps:
-        raise UserError("config.steps: must hold one step or more; see configs/preprocess_vsneuromast.py")
+        raise UserError("config.steps: is no list of steps; see configs/preprocess_vsneuromast.py")
     step = chain([make_step(section) for section in config.steps])
     made = _make(step, options, skip_complete=bool(statistics))  # it may have been stopped at the statistics
     if statistics:
         # By name, so that no image of another process is read, which may not be there yet.
         channels = _channels_made(step, options.plate, statistics.channels)
-        settings = statistics.model_dump() | {"channels": channels}
-        _write_statistics(options.output, which_process(options), **settings)
+        settings = statistics.model_copy(update={"channels": tuple(channels)})
+        _write_statistics(options.output, which_process(options), settings)
     elif made:
         print(f"{options.output}: written")
 
@@ -159,17 +159,17 @@ def _make(step: Step, options: argparse.Namespace, skip_complete: bool = False) 
 
 def _channels_made(step: Step, url: str, channels: Sequence[str] | None) -> list[str]:
     """The names of what the step makes of the plate's first image: of all channels, or of these names and indices."""
-    image = step.derive(ImageInfo.of(next(open_plate(url).positions()))).image
+    image = step.derive(ImageInfo.of(open_plate(url).first_position())).image
     if channels is None:
         return list(image.channel_names)
     return [image.channel_names[image.channel_index(channel)] for channel in channels]
 
 
-def _write_statistics(url: str, which: tuple[int, int], **settings: Any) -> None:
+def _write_statistics(url: str, which: tuple[int, int], settings: StatisticsSettings) -> None:
     """Write the statistics, or this process's part of them, and print a table of the dataset's."""
     process, processes = which
     progress = functools.partial(tqdm, unit=" FOV")
-    found = write_statistics(open_plate(url), progress=progress, process=process, processes=processes, **settings)
+    found = write_statistics(open_plate(url), progress=progress, process=process, processes=processes, **dict(settings))
     if found is None:
         print(f"process {process} of {processes} is done; the statistics are written when the others are")
     else:

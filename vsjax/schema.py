@@ -8,6 +8,7 @@ are tuples. `scripts/fuzz.py` finds the fields of a document in its class.
 
 import dataclasses
 import json
+import math
 from collections.abc import Mapping
 from typing import Annotated, Any, TypeVar
 
@@ -45,7 +46,7 @@ def parse(kind: type[_T], value: Any, where: str, remedy: str) -> _T:
     Args:
         kind: the document's class.
         value: a mapping, with lists or tuples.
-        where: what holds it, such as "a/zarr.json: vsjax" or "config.data".
+        where: what holds it, such as "a/zarr.json: vsjax" or "config.data"; "a/zarr.json:" where it is the whole file.
         remedy: what the user can do.
 
     Raises:
@@ -54,7 +55,9 @@ def parse(kind: type[_T], value: Any, where: str, remedy: str) -> _T:
     try:
         return kind.model_validate(with_tuples(value))
     except pydantic.ValidationError as error:
-        raise UserError(f"{where}{_explain(error, kind)}; {remedy}") from error
+        problem = _explain(error, kind)
+        problem = f" {problem.lstrip('.: ')}" if where.endswith(":") else problem
+        raise UserError(f"{where}{problem}; {remedy}") from error
 
 
 def read_section(kind: type[_T], section: Any, where: str) -> _T:
@@ -96,11 +99,38 @@ def parse_object(content: bytes | str, where: str, remedy: str) -> dict[str, Any
     return document
 
 
+def to_json(value: Any, indent: int | None = None) -> bytes:
+    """JSON as vsjax writes it; numbers that it does not have (NaN, infinite) are null."""
+    try:
+        text = json.dumps(value, indent=indent, ensure_ascii=False, allow_nan=False, default=_item)
+    except ValueError:
+        text = json.dumps(_defined(value), indent=indent, ensure_ascii=False, allow_nan=False)
+    try:
+        return text.encode()
+    except UnicodeEncodeError:  # half a character, which only the escapes of JSON can hold
+        return json.dumps(json.loads(text), indent=indent).encode()
+
+
 def with_tuples(value: Any) -> Any:
     """The same with tuples for lists, which is what documents have where JSON has lists."""
     if isinstance(value, Mapping):
         return {key: with_tuples(item) for key, item in value.items()}
     return tuple(map(with_tuples, value)) if isinstance(value, list | tuple) else value
+
+
+def _item(number: Any) -> Any:
+    """A number of NumPy's as Python's."""
+    return number.item()
+
+
+def _defined(value: Any) -> Any:
+    """The same with None for numbers that are not finite."""
+    if isinstance(value, Mapping):
+        return {key: _defined(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_defined(item) for item in value]
+    value = value if isinstance(value, str | int | float | None) else _item(value)
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _items(value: Any) -> list[Any]:

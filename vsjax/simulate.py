@@ -22,13 +22,13 @@ from vsjax.optics import imaging
 from vsjax.optics.cells import Cell, CellModel, move_cells, place_cells
 from vsjax.optics.imaging import Microscope
 from vsjax.optics.specimen import Specimen, draw_specimen
+from vsjax.plates.simulation_record import SIMULATION_ATTRIBUTE, SimulatedImage, SimulationRecord
 from vsjax.plates.writer import PlateWriter, create_plate
 from vsjax.program import Parser, run_program, whole
 from vsjax.schema import Document, parse
 
 CHANNELS = ("BF", "Phase", "nuclei", "membrane")
 LABELS = ("nuclei", "cells")
-ATTRIBUTE = "vsjax_simulation"
 
 _MARGIN_UM = 10.0  # simulated around the field of view and cropped off: cells cut by the border, no wrap-around of blur
 _LAYER_UM = 0.4  # the specimen's layers are at most this thick
@@ -196,7 +196,7 @@ def _write_position(
         dtype=image.dtype,
         channel_names=list(config.channels),
         pixel_size_um=config.pixel_size_um,
-        attributes={ATTRIBUTE: {"seed": config.seed, "index": index}},
+        attributes={SIMULATION_ATTRIBUTE: SimulatedImage(seed=config.seed, index=index).model_dump()},
     )
     position.array().write(image).result()
     for label, values in labels.items():
@@ -229,8 +229,9 @@ def write_plate(
     if config.cells is not None:
         for index in range(positions):  # cells that do not fit: say so before anything is written
             next(simulate_cells(config, index))
-    settings = {**config.model_dump(), "positions": positions, "complete": False}
-    writer = create_plate(url, ngff_version=ngff_version, overwrite=overwrite, attributes={ATTRIBUTE: settings})
+    record = SimulationRecord(**config.model_dump(), positions=positions, complete=False)
+    attributes = {SIMULATION_ATTRIBUTE: record.model_dump(mode="json")}
+    writer = create_plate(url, ngff_version=ngff_version, overwrite=overwrite, attributes=attributes)
     with ThreadPoolExecutor(threads) as pool, tqdm(total=positions, desc="simulating", unit="position") as bar:
         for first in range(0, positions, threads):  # a few at a time: memory does not grow with the plate
             indices = range(first, min(first + threads, positions))
@@ -238,7 +239,8 @@ def write_plate(
             for index, (image, labels) in zip(indices, results, strict=True):
                 _write_position(writer, config, index, image, labels)
                 bar.update()
-    writer.plate.write_attribute(ATTRIBUTE, {**settings, "complete": True})
+    done = record.model_copy(update={"complete": True})
+    writer.plate.write_attribute(SIMULATION_ATTRIBUTE, done.model_dump(mode="json"))
 
 
 def _arguments() -> argparse.Namespace:

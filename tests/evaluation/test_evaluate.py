@@ -230,3 +230,15 @@ def test_program_prints_the_summary_or_one_line(tmp_path, target, predicted):
         f"vsjax.evaluate: error: --output {tmp_path / 'r'}: exists and is not empty; "
         "name another directory or add --overwrite"
     ]
+
+
+@pytest.mark.parametrize("name", ["metrics.json", "pixel.csv", "pixel_panels_nuclei.png", "pixel_summary.csv/"])
+def test_overwrite_replaces_no_file_of_others(tmp_path, target, prediction, name):
+    report = tmp_path / "report"
+    report.mkdir()
+    (report / name).mkdir() if name.endswith("/") else (report / name).write_text('{"about": {"mine": 1}}')
+    with pytest.raises(UserError, match=rf"{name.strip('/')} is of no report of vsjax; name another directory"):
+        evaluate(prediction, target, report, overwrite=True)
+    assert [path.name for path in report.iterdir()] == [name.strip("/")]
+    if not name.endswith("/"):
+        assert (report / name).read_text() == '{"about": {"mine": 1}}'

@@ -1,6 +1,7 @@
 """Equalised channels against scikit-image on the volume itself; everything else of the plate as it was."""
 
 import json
+import re
 import subprocess
 import sys
 
@@ -19,7 +20,7 @@ from vsjax.plates.writer import create_plate
 from vsjax.steps import make_step
 
 KERNEL = (3, 8, 8)
-SETTINGS = Equalization(("nuclei",), KERNEL)
+SETTINGS = Equalization(channels=("nuclei",), kernel=KERNEL)
 
 
 def stack(seed, dtype=np.uint16, times=2):
@@ -127,8 +128,8 @@ def test_interrupted_the_same_command_continues(plate, tmp_path):
     output = tmp_path / "q.zarr"
     with pytest.raises(KeyboardInterrupt):
         make_plate(SETTINGS, url, output, listener=StopAfter(20))  # the last volume is computed, not kept
-    with pytest.raises(UserError, match=r"q\.zarr: was started with kernel = \[3, 8, 8\]"):
-        make_plate(Equalization(("nuclei",), (5, 8, 8)), url, output)
+    with pytest.raises(UserError, match=r"q\.zarr: was started with kernel = \(3, 8, 8\)"):
+        make_plate(Equalization(channels=("nuclei",), kernel=(5, 8, 8)), url, output)
     make_plate(SETTINGS, url, output, listener=StopAfter(-1))
     assert totals == [(2, 0, 20), (2, 1, 5)]  # the first position was finished, and a time point of the second
     make_plate(SETTINGS, url, tmp_path / "whole.zarr")
@@ -159,11 +160,12 @@ def test_what_is_refused_before_anything_is_written(plate, tmp_path):
     url, _ = plate()
     before = sorted(path for path in tmp_path.rglob("*") if path.is_file())
     for settings, output, message in (
-        (Equalization(("DAPI",)), "q.zarr", "channel 'DAPI' does not exist"),
+        (Equalization(channels=("DAPI",)), "q.zarr", "channel 'DAPI' does not exist"),
+        (Equalization(channels=("nuclei",), kernel=(5, 2**15, 2**15)), "q.zarr", "does not suit a volume of (5, 24, 28)"),
         (SETTINGS, "p.zarr", "lie in one another"),
         (SETTINGS, "p.zarr/A/q.zarr", "lie in one another"),
     ):
-        with pytest.raises(UserError, match=message):
+        with pytest.raises(UserError, match=re.escape(message)):
             make_plate(settings, url, tmp_path / output, overwrite=True)
     create_plate(tmp_path / "other.zarr", position_names=["A/1/0"])
     with pytest.raises(UserError, match=r"other\.zarr: exists already"):
@@ -176,11 +178,23 @@ def test_what_is_refused_before_anything_is_written(plate, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "fields", [{"channels": ()}, {"channels": ("a", "a")}, {"kernel": (0, 8, 8)}, {"clip_limit": 0.0}]
+    ("field", "value", "message"),
+    [
+        ("channels", (), "is (); "),
+        ("channels", ("a", "a"), "name each once"),
+        ("channels", (3,), "is 3; it must be a valid string"),
+        ("kernel", (0, 8, 8), "is 0; it must be greater than or equal to 1"),
+        ("kernel", (8, 8), "is missing"),
+        ("kernel", "all", "is 'all'"),
+        ("clip_limit", 0.0, "is 0.0; it must be greater than 0"),
+        ("clip_limit", float("nan"), "is nan"),
+        ("clip_limit", True, "is True"),
+        ("kernal", 3, "there is no such field; there are channels, kernel, clip_limit"),
+    ],
 )
-def test_bad_settings_are_refused(fields):
-    with pytest.raises(UserError, match=rf"config\.steps: equalize\.{next(iter(fields))}"):
-        make_step({"name": "equalize", "channels": ("nuclei",), **fields})
+def test_bad_settings_are_refused(field, value, message):
+    with pytest.raises(UserError, match=rf"^config\.steps: equalize\.{field}.*{re.escape(message)}"):
+        make_step({"name": "equalize", "channels": ("nuclei",), field: value})
 
 
 def test_the_program(plate, tmp_path):

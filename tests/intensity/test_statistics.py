@@ -1,9 +1,11 @@
 """Statistics against NumPy, against VisCy's numbers, and their layout in the attributes."""
 
 import json
+import math
 import subprocess
 import sys
 import tracemalloc
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -14,6 +16,7 @@ from hypothesis.extra import numpy as hnp
 
 from vsjax.errors import UserError
 from vsjax.intensity.distribution import PERCENTILES, Distribution
+from vsjax.intensity.normalization import location_scale
 from vsjax.intensity.statistics import compute_statistics, write_statistics
 from vsjax.plates.reader import open_plate
 from vsjax.plates.writer import create_plate
@@ -289,3 +292,63 @@ def test_real_plate_by_the_program(shared, tmp_path):
         .splitlines()[-1]
         .startswith(f"vsjax.preprocess: error: {path}/A/4/0/.zattrs: channel 'GFP'")
     )
+
+
+@pytest.mark.parametrize("offset", [0.0, 1e9, -1e9])
+@pytest.mark.parametrize("parts", [1, 97])
+def test_an_offset_cancels_nothing(offset, parts):
+    """Against exact fractions: the deviation is of the numbers' differences, however much they have in common."""
+    values = offset + np.random.default_rng(0).normal(0, 1e-3, 2000)
+    pooled = Distribution()
+    for part in np.array_split(values, parts):
+        pooled.merge(Distribution.of(part))
+    found = pooled.statistics()
+    exact = [Fraction(value) for value in values.tolist()]
+    mean = sum(exact) / len(exact)
+    variance = sum((value - mean) ** 2 for value in exact) / len(exact)
+    assert found["mean"] == pytest.approx(float(mean), rel=1e-15, abs=1e-16)
+    assert found["std"] == pytest.approx(math.sqrt(variance), rel=1e-9)
+
+
+@pytest.mark.parametrize("value", [1e300, -1e31, np.inf])
+def test_values_that_float32_cannot_hold_are_refused(tmp_path, value):
+    writer = create_plate(tmp_path / "p.zarr")
+    image = np.ones((1, 1, 1, 8, 8))
+    image[..., 3, 3] = value
+    position = writer.create_position(
+        "A/1/0", shape=image.shape, dtype=np.float64, channel_names=["a"], pixel_size_um=(1, 1, 1)
+    )
+    position.array().write(image).result()
+    with pytest.raises(UserError, match=r"p.zarr/A/1/0: channel 'a' holds (values beyond 1e\+30|infinite values);"):
+        write_statistics(open_plate(tmp_path / "p.zarr"), grid=1)
+
+
+@pytest.mark.parametrize(
+    ("attribute", "message"),
+    [
+        ("text", "normalization: is 'text', not a JSON object"),
+        ({"a": [1]}, r"normalization.a: is \[1\], not a JSON object"),
+        ({"a": {"fov_statistics": True}}, "normalization.a.fov_statistics: is True, not a JSON object"),
+        (
+            {"a": {"fov_statistics": {"mean": "x"}}},
+            "normalization.a.fov_statistics.mean: is 'x'; it must be a valid number",
+        ),
+        (
+            {"a": {"fov_statistics": {"mean": True}}},
+            "normalization.a.fov_statistics.mean: is True; it must be a valid num",
+        ),
+        ({"a": {"fov_statistics": {"mean": float("nan")}}}, "fov_statistics.mean: is nan; it must be "),
+        ({"a": {"fov_statistics": {"mean": 1e308}}}, r"fov_statistics.mean: is 1e\+308; it must be less than or equal"),
+        ({"a": {"fov_statistics": {"std": -1}}}, "fov_statistics.std: is -1; it must be greater than or equal to 0"),
+        ({"a": {"fov_statistics": {"std": 1e400}}}, "fov_statistics.std: is inf; it must be a finite number"),
+        ({"a": {"fov_statistics": {"std": None}}}, "lack 'mean' or 'std'"),
+        ({"a": {"fov_statistics": {"mean": 0, "std": 1e-40}}}, "std is 1e-40, so it is constant"),
+    ],
+)
+def test_damaged_statistics_are_named(tmp_path, zarr_plate, attribute, message):
+    image = {"A/1/0": np.ones((1, 1, 1, 4, 4))}
+    path = zarr_plate(tmp_path / "p.zarr", image, version="0.5", channels=["a"], normalization=attribute)
+    position = open_plate(path)["A/1/0"]
+    with pytest.raises(UserError, match=message) as error:
+        location_scale(position.statistics("a", "fov"), "mean_std")
+    assert "python -m vsjax.preprocess" in str(error.value) or "leave this channel" in str(error.value)

@@ -11,9 +11,10 @@ import pytest
 import zarr
 
 from vsjax.errors import UserError
-from vsjax.intensity.distribution import Distribution
+from vsjax.intensity.distribution import Distribution, DistributionRecord
 from vsjax.intensity.statistics import write_statistics
 from vsjax.plates.reader import open_plate
+from vsjax.schema import parse, to_json
 
 EXACT = ("min", "max", "median", "iqr", "p1", "p5", "p95", "p99", "p95_p5", "p99_p1")
 
@@ -151,7 +152,9 @@ def test_a_bad_position_stops_its_process_only(plates):
 def test_a_distribution_survives_json(values):
     """Exactly, also where bits were dropped, and it merges as before."""
     distribution = Distribution.of(np.asarray(values, float), 64)
-    copy = Distribution.from_json(json.loads(json.dumps(distribution.to_json())), 64)
+    copy = Distribution.of_record(
+        parse(DistributionRecord, json.loads(to_json(distribution.record().model_dump())), "d", ""), 64
+    )
     for each in (distribution, copy):
         each.merge(Distribution.of(np.arange(40.0), 64))
     assert distribution.statistics() == copy.statistics()

@@ -102,7 +102,7 @@ def check_bright(source, output, times=None, label="bright", above=4, key=None):
         assert list(found) == [str(time) for time in range(marked) if bright[time].any()]
         for time_point, says in found.items():
             says = says[key] if key else says
-            assert says == {"share": bright[int(time_point)].mean(), "at": [int(time_point)]}
+            assert says == {"share": bright[int(time_point)].mean(), "at": (int(time_point),)}
 
 
 @pytest.mark.parametrize("version", ["0.4", "0.5"])
@@ -192,13 +192,17 @@ def test_it_refuses_to_mix(source, tmp_path):
 @pytest.mark.parametrize(
     ("name", "field", "value", "message"),
     [
-        ("", "settings", 3, "zarr.json: vsjax.settings: input should be a valid dictionary"),
+        ("", "settings", 3, "zarr.json: vsjax.settings: is 3; it must be a valid dictionary"),
         ("", "positions", [1], "zarr.json: vsjax.positions"),
+        ("", "complete", "yes", "zarr.json: vsjax.complete: is 'yes'; it must be a valid boolean"),
+        ("", "ngff_version", "0.6", "zarr.json: vsjax.ngff_version: is '0.6'"),
+        ("A/1/0", "found", [], r"A/1/0/zarr.json: vsjax.found: is \(\); it must be a valid dictionary"),
+        ("A/1/0", "mine", 1, "A/1/0/zarr.json: vsjax.mine: there is no such field"),
         (
             "A/1/0",
             "finished_time_points",
             "2",
-            "A/1/0/zarr.json: vsjax.finished_time_points: input should be a valid int",
+            "A/1/0/zarr.json: vsjax.finished_time_points: is '2'; it must be a valid integer",
         ),
     ],
 )
@@ -210,9 +214,19 @@ def test_a_damaged_record_is_named(source, tmp_path, name, field, value, message
         document["attributes"]["vsjax"].pop("complete", None)
         document["attributes"]["vsjax"].update({field: value} if where == name else {})
         path.write_text(json.dumps(document))
-    with pytest.raises(UserError, match=message) as error:
+    with pytest.raises(UserError, match=message):
         make_plate(Power(), source, tmp_path / "Q.zarr")
-    assert "\n" not in str(error.value)
+
+
+def test_an_image_has_not_more_finished_time_points_than_it_has(source, tmp_path):
+    make_plate(Power(), source, tmp_path / "Q.zarr")
+    for name, change in (("", {"complete": False}), ("A/1/0", {"finished": False, "finished_time_points": TIMES + 1})):
+        path = tmp_path / "Q.zarr" / name / "zarr.json"
+        document = json.loads(path.read_text())
+        document["attributes"]["vsjax"].update(change)
+        path.write_text(json.dumps(document))
+    with pytest.raises(UserError, match=f"finished_time_points: is {TIMES + 1}, but the image has {TIMES}"):
+        make_plate(Power(), source, tmp_path / "Q.zarr")
 
 
 @pytest.mark.parametrize("version", ["0.4", "0.5"])

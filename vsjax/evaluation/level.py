@@ -1,11 +1,15 @@
 """What a level of evaluation is: it says what it requires, measures pairs, sums up and draws."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Protocol
 
+import numpy as np
+
 from vsjax.evaluation.pairing import Job, Pair
+from vsjax.schema import Document
 
 Row = dict[str, Any]
 
@@ -32,6 +36,41 @@ class Measurement:
     values: Mapping[str, float]
     notes: Sequence[str] = ()
     objects: Sequence[Row] = ()
+
+
+class MeasurementRecord(Document):
+    """A measurement as it is kept until the report is written; NaN is null there, infinity text."""
+
+    values: dict[str, int | float | Literal["inf", "-inf"] | None]
+    notes: tuple[str, ...]
+    objects: tuple[dict[str, Any], ...]
+
+    @classmethod
+    def of(cls, found: Measurement) -> "MeasurementRecord":
+        """The record of what was found."""
+        plain = {"values": _plain(found.values), "objects": tuple(map(_plain, found.objects))}
+        return cls(**plain, notes=tuple(found.notes))
+
+    def measurement(self) -> Measurement:
+        """What `of` was called with."""
+        return Measurement(_numbers(self.values), self.notes, tuple(map(_numbers, self.objects)))
+
+
+def _plain(row: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: plain_number(value) for name, value in row.items()}
+
+
+def plain_number(value: Any) -> Any:
+    """A number, NumPy's too, as JSON has it: NaN is None, infinity text; anything else as it is."""
+    value = value.item() if isinstance(value, np.generic) else value
+    if isinstance(value, float) and not math.isfinite(value):
+        return None if math.isnan(value) else str(value)
+    return value
+
+
+def _numbers(row: Mapping[str, Any]) -> dict[str, Any]:
+    special = {None: math.nan, "inf": math.inf, "-inf": -math.inf}
+    return {name: special.get(value, value) if isinstance(value, str | None) else value for name, value in row.items()}
 
 
 @dataclass(frozen=True)

@@ -117,6 +117,7 @@ def pair_plates(
             wanted units cannot be had.
     """
     names = list(dict.fromkeys(positions)) if positions else list(prediction.position_names)
+    prediction.first_position()
     for plate, others in ((prediction, "--positions"), (target, "the prediction plate, or give --positions")):
         known = set(plate.position_names)
         missing = [name for name in names if name not in known]

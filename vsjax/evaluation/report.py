@@ -6,7 +6,6 @@ infinite; a summary is over the finite ones and says how many these are.
 """
 
 import csv
-import json
 import math
 import os
 import uuid
@@ -16,11 +15,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pydantic
 
+from vsjax.disk import has_file
 from vsjax.errors import UserError, shorten
-from vsjax.evaluation.level import Level, Measurement, Metric, Row
+from vsjax.evaluation.level import Level, Measurement, Metric, Row, plain_number
 from vsjax.evaluation.pairing import UNITS, Job
-from vsjax.schema import parse_object
+from vsjax.plates.parts import FOLDER
+from vsjax.schema import Document, parse, parse_object, to_json
 
 DOCUMENT = "metrics.json"
 SHOWN = 50  # rows of a summary in the terminal
@@ -28,7 +30,7 @@ _WHICH_OBJECT = ("position", "time", "channel")
 
 
 def collect(
-    output: Path, levels: Sequence[Level], jobs: Sequence[Job], found: Iterable[Mapping[str, Any]]
+    output: Path, levels: Sequence[Level], jobs: Sequence[Job], found: Iterable[Mapping[str, Measurement]]
 ) -> dict[str, list[Row]]:
     """The rows of every level, one per job; the objects, which may be millions, go straight to their tables.
 
@@ -36,7 +38,7 @@ def collect(
         output: folder of the report.
         levels: those that measured.
         jobs: what they measured.
-        found: for each job, by the level's name, the fields of its `Measurement`.
+        found: for each job, by the level's name, what was measured.
     """
     rows: dict[str, list[Row]] = {level.name: [] for level in levels}
     with ExitStack() as stack:
@@ -48,7 +50,7 @@ def collect(
         for job, by_level in zip(jobs, found, strict=True):
             which = {"position": job.target.name, "time": job.time, "channel": job.channel}
             for level in levels:
-                measurement = Measurement(**by_level[level.name])
+                measurement = by_level[level.name]
                 values = {name: measurement.values[name] for name in level.metrics}
                 note = "; ".join(measurement.notes)
                 rows[level.name].append({**which, "units": job.units, **values, "note": note})
@@ -120,8 +122,43 @@ def write_tables(
         },
     }
     with replacing(output / DOCUMENT) as path:
-        text = json.dumps(_plain(content), indent=1, ensure_ascii=False, allow_nan=False)
-        path.write_text(text, encoding="utf-8", errors="backslashreplace")  # half a surrogate pair stands in some names
+        path.write_bytes(to_json(_plain(content), indent=1))
+
+
+def check_replaceable(output: Path, levels: Sequence[Level]) -> None:
+    """UserError where a file that a report of these levels would replace is none of an earlier report's."""
+    if (output / FOLDER / "evaluation").is_dir():  # it was stopped while it was written
+        return
+    written = _levels_of_report(output)
+    files = [output / DOCUMENT]
+    for level in levels:
+        tables = [output / f"{level.name}{kind}.csv" for kind in ("", "_summary", "_objects")]
+        files += [] if level.name in (written or ()) else [*tables, *output.glob(f"{level.name}*.png")]
+    for path in files if written is None else files[1:]:
+        if os.path.lexists(path):
+            raise UserError(f"--output {output}: {path.name} is of no report of vsjax; name another directory")
+
+
+def _levels_of_report(output: Path) -> set[str] | None:
+    """The levels whose files are in a folder with a complete report; None where there is none."""
+    try:
+        if not has_file(output / DOCUMENT):
+            return None
+        about = parse_object((output / DOCUMENT).read_bytes(), str(output / DOCUMENT), "").get("about")
+        return set(parse(_About, about, str(output / DOCUMENT), "").levels)
+    except (OSError, UserError):  # another program's
+        return None
+
+
+class _About(Document):
+    """What tells a report of vsjax from another program's `metrics.json`."""
+
+    model_config = pydantic.ConfigDict(extra="ignore")
+
+    vsjax_version: str
+    prediction: str
+    target: str
+    levels: dict[str, Any]
 
 
 def is_complete(output: Path, about: Mapping[str, Any]) -> bool:
@@ -197,11 +234,9 @@ def _table(path: Path, columns: Sequence[str]) -> Iterator[csv.DictWriter]:
 
 
 def _plain(value: Any) -> Any:
-    """JSON has no NaN: it becomes null, infinity a string."""
+    """JSON has no NaN: it becomes null, infinity text."""
     if isinstance(value, Mapping):
         return {key: _plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [_plain(item) for item in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return None if math.isnan(value) else str(value)
-    return value
+    return plain_number(value)

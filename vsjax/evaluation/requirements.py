@@ -3,19 +3,19 @@
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
-import tensorstore as ts
 
 from vsjax.errors import UserError
 from vsjax.evaluation.level import Level
 from vsjax.evaluation.pairing import Job
 from vsjax.plates.arrays import read
+from vsjax.plates.pixels import Pixels
 
 
-def _source(job: Job, name: str) -> ts.TensorStore:
+def _source(job: Job, name: str) -> Pixels:
     return job.target.array()[:, job.target.channel_index(name)]
 
 
-def _labels(job: Job, name: str) -> ts.TensorStore:
+def _labels(job: Job, name: str) -> Pixels:
     """The target plate's NGFF labels: integers, 0 the background, of the same shape as the image."""
     array = job.target.label(name)
     where = f"{job.target.url}/labels/{name}"
@@ -29,7 +29,7 @@ def _labels(job: Job, name: str) -> ts.TensorStore:
 
 
 # What the command names -> the array [T, Z, Y, X]; a UserError says what is wrong with it.
-REQUIREMENTS: dict[str, Callable[[Job, str], ts.TensorStore]] = {"source": _source, "labels": _labels}
+REQUIREMENTS: dict[str, Callable[[Job, str], Pixels]] = {"source": _source, "labels": _labels}
 
 
 def check(jobs: Sequence[Job], levels: Sequence[Level], names: Mapping[str, str | None]) -> dict[str, str]:

@@ -8,9 +8,10 @@ import numpy as np
 
 from vsjax.errors import UserError
 from vsjax.inference.predictor import SPREAD, Predictor
-from vsjax.inference.record import Affine, CheckpointRecord, PredictionRecord
+from vsjax.inference.record import Affine, CheckpointRecord, PredictionRecord, Resolved
 from vsjax.inference.settings import PredictionSettings
 from vsjax.intensity.normalization import location_scale
+from vsjax.plates.derived_record import parse_attribute
 from vsjax.plates.ngff_write import display_window
 from vsjax.plates.step import Derived, ImageInfo, Job, Result
 
@@ -62,7 +63,7 @@ class PredictionStep:
         """What the pixels mean."""
         return PredictionRecord(
             checkpoint=CheckpointRecord(**self._predictor.checkpoint),
-            source_channels=self._channels,
+            source_channels=tuple(self._channels),
             units=self._settings.units,
             normalization=self._normalization(),
         ).about()
@@ -123,10 +124,12 @@ class PredictionStep:
 
         def choose() -> dict[str, Any]:
             chosen = self._predictor.resolve(shape, self._settings)
-            return {"tile": list(chosen.tile), "batch_size": chosen.batch_size, "space": chosen.space}
+            found = Resolved(tile=tuple(chosen.tile), batch_size=chosen.batch_size, space=chosen.space)
+            return found.model_dump(mode="json")
 
-        resolved = job.resolved("x".join(map(str, shape)), choose)
-        return replace(self._settings, **{**resolved, "tile": tuple(resolved["tile"])})
+        key = "x".join(map(str, shape))
+        resolved = parse_attribute(Resolved, job.resolved(key, choose), "the output", f"vsjax.resolved.{key}")
+        return replace(self._settings, **resolved.model_dump())
 
 
 def source_normalization(

@@ -2,58 +2,52 @@
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, FiniteFloat
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 
 from vsjax.plates.derived_record import parse_attribute, read_position_record
 from vsjax.plates.position import Position
 from vsjax.plates.step import RECORD_ATTRIBUTE
+from vsjax.schema import Document
 
 _KEY = "prediction"  # in the record's `about`
 
 
-class _Typed(BaseModel):
-    model_config = ConfigDict(strict=True, frozen=True)
+class CheckpointRecord(Document):
+    """Which weights made it."""
+
+    path: str = Field(description="of the checkpoint")
+    step: NonNegativeInt | None = Field(description="of the training; null for converted weights")
+    fingerprint: str = Field(description="of the weights")
 
 
-class CheckpointRecord(_Typed):
-    """Which weights made it.
-
-    Attributes:
-        path: of the checkpoint.
-        step: of the training; None for converted weights.
-        fingerprint: of the weights.
-    """
-
-    path: str
-    step: int | None
-    fingerprint: str
-
-
-class Affine(_Typed):
+class Affine(Document):
     """What turns a target's own units into normalised ones: (x - location) / scale."""
 
-    location: FiniteFloat
-    scale: FiniteFloat
+    location: float
+    scale: PositiveFloat
 
 
-class PredictionRecord(_Typed):
-    """What was predicted, by which weights, in which units.
+class Resolved(Document):
+    """How a stack of one shape is cut: chosen when it was first predicted, see `PlateRecord.resolved`."""
 
-    Attributes:
-        checkpoint: which weights.
-        source_channels: of the input plate, that were predicted from.
-        units: of the pixels: "normalized" as trained, or "target".
-        normalization: by target; empty where the checkpoint does not know the stains' statistics.
-    """
+    tile: tuple[PositiveInt, PositiveInt]
+    batch_size: PositiveInt = Field(description="windows per call of the network")
+    space: PositiveInt = Field(description="devices that share a field of view")
+
+
+class PredictionRecord(Document):
+    """What was predicted, by which weights, in which units."""
 
     checkpoint: CheckpointRecord
-    source_channels: list[str]
-    units: Literal["normalized", "target"]
-    normalization: dict[str, Affine]
+    source_channels: tuple[str, ...] = Field(description="of the input plate, that were predicted from")
+    units: Literal["normalized", "target"] = Field(description="of the pixels: as trained, or the stains' own")
+    normalization: dict[str, Affine] = Field(
+        description="by target; empty where the checkpoint does not know the stains' statistics"
+    )
 
     def about(self) -> dict[str, Any]:
         """The part of a derived plate's record that `read_prediction_record` finds."""
-        return {_KEY: self.model_dump()}
+        return {_KEY: self.model_dump(mode="json")}
 
 
 def read_prediction_record(position: Position) -> PredictionRecord | None:

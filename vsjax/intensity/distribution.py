@@ -1,13 +1,36 @@
 """Moments and quantiles of a stream of numbers, in memory that does not grow with it."""
 
 import base64
-from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
+import pydantic
+
+from vsjax.plates.statistics_attribute import LARGEST_VALUE
+from vsjax.schema import Document
 
 PERCENTILES = (1, 5, 25, 50, 75, 95, 99)
 MAX_DISTINCT = 1 << 18
+
+
+class DistributionRecord(Document):
+    """A distribution as processes leave it for each other: all fields are 0 or empty where it is."""
+
+    count: pydantic.NonNegativeInt = 0
+    minimum: float = 0.0
+    maximum: float = 0.0
+    origin: float = 0.0
+    offset: float = 0.0
+    squares: pydantic.NonNegativeFloat = 0.0
+    dropped_bits: int = pydantic.Field(default=0, ge=0, le=63)
+    keys: str = pydantic.Field(default="", description="base64 of 64-bit numbers, sorted")
+    counts: str = pydantic.Field(default="", description="base64 of 64-bit numbers, as many")
+
+    @pydantic.model_validator(mode="after")
+    def _fits_together(self) -> "DistributionRecord":
+        keys, counts = _to_array(self.keys, "<u8"), _to_array(self.counts, "<i8")
+        if len(keys) != len(counts) or (counts < 1).any() or int(counts.sum()) != self.count:
+            raise ValueError("keys and counts must go together and add up to count")
+        return self
 
 
 class Distribution:
@@ -23,7 +46,8 @@ class Distribution:
         self.count = 0
         self.minimum = np.inf
         self.maximum = -np.inf
-        self._mean = 0.0
+        self._origin = 0.0  # one of the numbers: what they have in common does not round their mean
+        self._offset = 0.0  # of the mean from it
         self._squares = 0.0  # sum of squared distances to the mean
         self._max_distinct = MAX_DISTINCT if max_distinct is None else max_distinct
         self._dropped_bits = 0
@@ -35,7 +59,7 @@ class Distribution:
     def of(cls, values: np.ndarray, max_distinct: int | None = None) -> "Distribution":
         """The distribution of an array of real numbers of any type and shape; NaN count as missing.
 
-        Raises ValueError for infinite values.
+        Raises ValueError for infinite values, and for those that float32 cannot hold.
         """
         new = cls(max_distinct)
         distinct, counts = np.unique(np.asarray(values).reshape(-1), return_counts=True)
@@ -44,43 +68,47 @@ class Distribution:
             distinct, counts = distinct[keep], counts[keep]
             if not np.isfinite(distinct).all():
                 raise ValueError("infinite values")
+            if len(distinct) and max(-float(distinct[0]), float(distinct[-1])) > LARGEST_VALUE:
+                raise ValueError(f"values beyond {LARGEST_VALUE:g}")
         if not len(distinct):
             return new
         numbers = distinct.astype(np.float64)
         new.count = int(counts.sum())
         new.minimum, new.maximum = float(numbers[0]), float(numbers[-1])
         offsets = numbers - numbers[0]  # so that a constant has exactly its own mean, and no deviation
-        new._mean = new.minimum + float(offsets @ counts) / new.count
-        new._squares = float(np.square(numbers - new._mean) @ counts)
+        new._origin, new._offset = new.minimum, float(offsets @ counts) / new.count
+        new._squares = float(np.square(offsets - new._offset) @ counts)
         new._keys, new._counts = _keys_of(numbers), counts.astype(np.int64)
         new._shorten()
         return new
 
-    def to_json(self) -> dict[str, Any]:
-        """All that `from_json` needs to make the same distribution, exactly, as JSON can hold it."""
+    def record(self) -> DistributionRecord:
+        """All that `of_record` needs to make the same distribution, exactly."""
         if not self.count:
-            return {"count": 0}
+            return DistributionRecord()
         self._consolidate()
-        return {
-            "count": self.count,
-            "minimum": self.minimum,
-            "maximum": self.maximum,
-            "mean": self._mean,
-            "squares": self._squares,
-            "dropped_bits": self._dropped_bits,
-            "keys": _to_text(self._keys, "<u8"),
-            "counts": _to_text(self._counts, "<i8"),
-        }
+        return DistributionRecord(
+            count=self.count,
+            minimum=self.minimum,
+            maximum=self.maximum,
+            origin=self._origin,
+            offset=self._offset,
+            squares=self._squares,
+            dropped_bits=self._dropped_bits,
+            keys=_to_text(self._keys, "<u8"),
+            counts=_to_text(self._counts, "<i8"),
+        )
 
     @classmethod
-    def from_json(cls, document: Mapping[str, Any], max_distinct: int | None = None) -> "Distribution":
-        """What `to_json` was called on."""
+    def of_record(cls, record: DistributionRecord, max_distinct: int | None = None) -> "Distribution":
+        """What `record` was called on."""
         new = cls(max_distinct)
-        if not document["count"]:
+        if not record.count:
             return new
-        new.count, new.minimum, new.maximum = (document[field] for field in ("count", "minimum", "maximum"))
-        new._mean, new._squares, new._dropped_bits = (document[field] for field in ("mean", "squares", "dropped_bits"))
-        new._keys, new._counts = _to_array(document["keys"], "<u8"), _to_array(document["counts"], "<i8")
+        new.count, new.minimum, new.maximum = record.count, record.minimum, record.maximum
+        new._origin, new._offset, new._squares = record.origin, record.offset, record.squares
+        new._dropped_bits = record.dropped_bits
+        new._keys, new._counts = _to_array(record.keys, "<u8"), _to_array(record.counts, "<i8")
         return new
 
     def merge(self, other: "Distribution") -> None:
@@ -88,10 +116,12 @@ class Distribution:
         if not other.count:
             return
         other._consolidate()
+        if not self.count:
+            self._origin = other._origin
         total = self.count + other.count
-        distance = other._mean - self._mean
+        distance = (other._origin - self._origin) + (other._offset - self._offset)
         self._squares += other._squares + distance**2 * self.count * other.count / total
-        self._mean += distance * other.count / total
+        self._offset += distance * other.count / total
         self.count = total
         self.minimum, self.maximum = min(self.minimum, other.minimum), max(self.maximum, other.maximum)
         self._drop(max(0, other._dropped_bits - self._dropped_bits))
@@ -124,7 +154,7 @@ class Distribution:
         return {
             "min": self.minimum,
             "max": self.maximum,
-            "mean": self._mean,
+            "mean": self._origin + self._offset,
             "std": float(np.sqrt(self._squares / self.count)),
             "median": p50,
             "iqr": p75 - p25,
@@ -179,7 +209,7 @@ def _to_text(array: np.ndarray, dtype: str) -> str:
 
 
 def _to_array(text: str, dtype: str) -> np.ndarray:
-    array = np.frombuffer(base64.b64decode(text), dtype)
+    array = np.frombuffer(base64.b64decode(text, validate=True), dtype)
     return array.astype(array.dtype.newbyteorder("="))
 
 

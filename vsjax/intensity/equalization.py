@@ -6,7 +6,6 @@ plate beside all the channels of the old one.
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
 from typing import Annotated, Any, ClassVar
 
 import numpy as np
@@ -16,37 +15,35 @@ from skimage.exposure import equalize_adapthist
 from vsjax.errors import UserError
 from vsjax.plates.ngff import AXES
 from vsjax.plates.step import Derived, ImageInfo, Job, Result
-from vsjax.schema import Names
+from vsjax.schema import Document, Names
 
 SUFFIX = "_clahe"  # of the new channels' names
-Voxels = Annotated[int, Field(ge=1, le=2**15, description="--kernel: voxels (z, y, x)")]
+_SPARE = 1 << 24  # voxels: to so many a volume may be filled up to regions of the kernel
+Voxels = Annotated[int, Field(ge=1, le=2**15)]
 
 
-@dataclass(frozen=True)
-class Equalization:
+class Equalization(Document):
     """A step (`plates.step`): all channels of an image, and NAME_clahe for each that is equalised, volume by volume.
 
     Scale, axes, display settings and further attributes are the old image's, except its statistics. Pixels are float32,
     or float64 where the old type does not fit into float32. Labels and coarser resolutions are not copied.
-
-    Attributes:
-        channels: which are equalised.
-        kernel: voxels (z, y, x) of the region whose histogram is equalised.
-        clip_limit: share of a region's voxels that one of the 256 grey values may hold, from 0 to 1; larger values
-            give more contrast.
     """
 
     name: ClassVar[str] = "equalize"
     about: ClassVar[dict[str, Any]] = {}
 
-    channels: Names
-    kernel: tuple[Voxels, Voxels, Voxels] = (5, 32, 32)
-    clip_limit: Annotated[float, Field(gt=0, le=1, description="--clip-limit: above 0, more is more contrast")] = 0.01
+    channels: Names = Field(description="names of those that are equalised")
+    kernel: tuple[Voxels, Voxels, Voxels] = Field(
+        (5, 32, 32), description="voxels (z, y, x) of the region whose histogram is equalised"
+    )
+    clip_limit: float = Field(
+        0.01, gt=0, le=1, description="share of a region that one of 256 grey values may hold: more is more contrast"
+    )
 
     @property
     def settings(self) -> dict[str, Any]:
         """All fields."""
-        return asdict(self)
+        return self.model_dump(mode="json")
 
     def derive(self, image: ImageInfo) -> Derived:
         """What comes out of an image. UserError for a channel that is missing, or equalised already."""
@@ -58,6 +55,9 @@ class Equalization:
                     f"{image.url}: omero.channels: {name!r} is there already; leave {channel!r} out of --channels"
                 )
         times, channels, *space = image.shape
+        padded, whole = np.prod(np.maximum(self.kernel, space).astype(float)), np.prod(space)
+        if padded > max(_SPARE, 8 * whole):
+            raise UserError(f"{image.url}: a kernel of {self.kernel} voxels does not suit a volume of {tuple(space)}")
         dtype = np.promote_types(image.dtype, np.float32)
 
         def apply(stack: np.ndarray, time: int, job: Job) -> Result:

@@ -17,6 +17,7 @@ from vsjax.errors import UserError
 from vsjax.schema import Document
 
 STATISTICS = {"mean_std": ("mean", "std"), "median_iqr": ("median", "iqr")}
+LEAST_SCALE = 1e-30  # what is divided by less may not fit into float32
 LEAST_SPREAD = 1e-6  # of the magnitude of the values: a smaller spread is float32 rounding, not signal
 
 
@@ -48,7 +49,7 @@ def location_scale(stats: Mapping[str, Any], statistic: str, channel: str = "") 
             f"{where}{location_name} {location} and {scale_name} {scale} are not finite, so its pixels are NaN or "
             "infinite; leave this channel or position out, or repair it and run `python -m vsjax.preprocess` again"
         )
-    if scale <= LEAST_SPREAD * abs(location):
+    if scale <= max(LEAST_SPREAD * abs(location), LEAST_SCALE):
         other = "; more than half of it may be one value: try statistic 'mean_std'" if statistic == "median_iqr" else ""
         raise UserError(
             f"{where}{scale_name} is {scale}, so it is constant and cannot be normalised; leave this channel or "

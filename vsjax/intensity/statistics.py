@@ -17,20 +17,35 @@ from typing import Any, TypeVar
 
 import numpy as np
 import tensorstore as ts
+from pydantic import Field
 
 from vsjax.errors import UserError
-from vsjax.intensity.distribution import Distribution
+from vsjax.intensity.distribution import Distribution, DistributionRecord
 from vsjax.plates.arrays import read
 from vsjax.plates.parts import Parts
 from vsjax.plates.position import Position
 from vsjax.plates.reader import Plate
 from vsjax.plates.statistics_attribute import STATISTICS_ATTRIBUTE, Statistics, with_statistics
 from vsjax.plates.storage import Store
+from vsjax.schema import Document
 
 _TABLES = 128  # distributions of time points kept at once: at most 4 MB each
 _A = TypeVar("_A")
 _B = TypeVar("_B")
 _Distributions = dict[str, Distribution]  # by channel
+
+
+class TimePart(Document):
+    """What a process leaves of a time point: by channel."""
+
+    channels: dict[str, DistributionRecord]
+
+
+class PlatePart(TimePart):
+    """What it leaves of all its pixels."""
+
+    times: int = Field(ge=0, description="how many time points its positions have")
+    positions: str = Field(description="stands for their names and shapes")
 
 
 def compute_statistics(image: np.ndarray, grid: int = 1) -> Statistics:
@@ -80,7 +95,7 @@ def write_statistics(
     if grid < 1:
         raise UserError(f"{plate.url}: grid: {grid} is not a distance in pixels; give 1 or more")
     progress = progress or (lambda items, **_: items)
-    parts = Parts(Store(plate.url), "statistics", process, processes)
+    parts = Parts(Store(plate.url), PlatePart, "statistics", process, processes)
     if processes > 1:
         parts.withdraw()  # the pixels may have changed since an earlier run left it
     names, total, digest = _check_channels(plate, channels, process, processes)
@@ -107,10 +122,9 @@ def _check_channels(
 ) -> tuple[list[str], int, str]:
     """The channels' names, which every position of this process must have, how many positions these are and what
     stands for their names and shapes; nothing is written yet."""
-    if next(plate.iter_position_names(), None) is None:
-        raise UserError(f"{plate.url}: has no positions; write images into it first")
+    plate.first_position()
     if channels is None or not all(isinstance(channel, str) for channel in channels):
-        first = next(plate.positions())
+        first = plate.first_position()
         wanted = first.channel_names if channels is None else channels
         channels = [first.channel_names[first.channel_index(channel)] for channel in wanted]
     names = list(dict.fromkeys(channels))
@@ -167,24 +181,24 @@ class _Exchange:
 
     def leave_time(self, time: int, table: _Distributions) -> None:
         """Leave this process's distributions of a time point."""
-        self._parts(f"statistics/time_{time}").write(_to_json(table))
+        self._time_parts(time).write(TimePart(channels=_records(table)))
         self._times = max(self._times, time + 1)
 
     def leave(self, pooled: _Distributions, digest: str) -> None:
         """Leave those of all its pixels, which says that all are there; `digest` stands for its positions."""
-        self._parts("statistics").write({"times": self._times, "positions": digest, "channels": _to_json(pooled)})
+        self._plate_parts().write(PlatePart(times=self._times, positions=digest, channels=_records(pooled)))
 
     def join(self, plate: Plate, workers: int) -> tuple[dict[str, Statistics], dict[int, dict[str, Statistics]]] | None:
         """The dataset's and the time points' statistics of all processes; None where one has not finished or had other
         positions, or another one has joined them already."""
-        parts = self._parts("statistics").gather()
-        if parts is None or [part["positions"] for part in parts] != self._digests(plate, workers):
+        parts = self._plate_parts().gather()
+        if parts is None or [part.positions for part in parts] != self._digests(plate, workers):
             return None
-        dataset = _finished(plate, self._merge([part["channels"] for part in parts]))
+        dataset = _finished(plate, self._merge(parts))
         times = {}
-        for time in range(max(part["times"] for part in parts)):
-            having = [number for number, part in enumerate(parts) if time < part["times"]]
-            tables = self._parts(f"statistics/time_{time}").gather(having)
+        for time in range(max(part.times for part in parts)):
+            having = [number for number, part in enumerate(parts) if time < part.times]
+            tables = self._time_parts(time).gather(having)
             if tables is None:
                 return None
             times[time] = _finished(plate, self._merge(tables), time)
@@ -198,19 +212,28 @@ class _Exchange:
                 digests[number % self._processes].update(found)
         return [digest.hexdigest() for digest in digests]
 
-    def _parts(self, name: str) -> Parts:
-        return Parts(self._store, name, self._process, self._processes, self._identity)
+    def _plate_parts(self) -> Parts[PlatePart]:
+        return Parts(self._store, PlatePart, "statistics", self._process, self._processes, self._identity)
 
-    def _merge(self, tables: Iterable[dict[str, Any]]) -> _Distributions:
+    def _time_parts(self, time: int) -> Parts[TimePart]:
+        name = f"statistics/time_{time}"
+        return Parts(self._store, TimePart, name, self._process, self._processes, self._identity)
+
+    def _merge(self, parts: Iterable[TimePart]) -> _Distributions:
         merged = {name: Distribution() for name in self._names}
-        for table in tables:
-            for name in self._names:
-                merged[name].merge(Distribution.from_json(table[name]))
+        for part in parts:
+            if set(part.channels) != set(merged):
+                raise UserError(
+                    f"{self._store.url}: .vsjax/statistics: a part is of the channels {', '.join(part.channels)}, not "
+                    f"{', '.join(merged)}; remove this folder and start all processes again"
+                )
+            for name, record in part.channels.items():
+                merged[name].merge(Distribution.of_record(record))
         return merged
 
 
-def _to_json(table: _Distributions) -> dict[str, Any]:
-    return {name: distribution.to_json() for name, distribution in table.items()}
+def _records(table: _Distributions) -> dict[str, DistributionRecord]:
+    return {name: distribution.record() for name, distribution in table.items()}
 
 
 @dataclass(frozen=True)

@@ -7,11 +7,12 @@ import numpy as np
 import tensorstore as ts
 
 from vsjax.errors import UserError
+from vsjax.plates.array_metadata import check_sizes, parse_array
 from vsjax.plates.ngff import AXES
+from vsjax.plates.pixels import Pixels
 from vsjax.plates.storage import Store, resolve
 
 _DRIVER = {2: "zarr", 3: "zarr3"}
-_SUPPORTED = ("uint8", "uint16", "uint32", "uint64", "int8", "int16", "int32", "int64", "float16", "float32", "float64")
 _CHUNK_LIMIT = {"t": 1, "c": 1, "z": 16, "y": 256, "x": 256}
 
 
@@ -20,12 +21,21 @@ def read(future: ts.Future, where: str) -> np.ndarray:
     return resolve(future, where)
 
 
-def open_array(store: Store, path: str, zarr_format: int, axes: str, where: str) -> ts.TensorStore:
+def open_array(
+    store: Store, path: str, zarr_format: int, axes: str, where: str, *, may_be_empty: bool = False
+) -> Pixels:
     """Open the array at `path`, whose stored axes are `axes`, as a 5-D array [T, C, Z, Y, X] (origin 0, labelled).
 
-    Reading and writing. Raises UserError, naming `where` (the document that lists the array), if it is missing or does
-    not fit its axes.
+    Reading and writing. Zarr 2 has no checksums: a byte that has changed in a chunk may read as other pixels. Raises
+    UserError, naming `where` (the document that lists the array), if it is missing, claims to be larger than any
+    microscope's, or does not fit its axes. Of labels, all `may_be_empty`.
     """
+    address, name = store.address(path), "zarr.json" if zarr_format == 3 else ".zarray"
+    document = store.read_json(f"{path}/{name}" if path else name)
+    if document is None:
+        raise UserError(f"{where}: names the array {address}, which does not exist; copy the plate again")
+    files = parse_array(document, zarr_format, address)
+    check_sizes(files, axes, address, where)
     spec = {
         "driver": _DRIVER[zarr_format],
         "kvstore": store.array_kvstore(path),
@@ -37,20 +47,11 @@ def open_array(store: Store, path: str, zarr_format: int, axes: str, where: str)
         array = ts.open(spec, open=True, read=True, context=store.context, **writable).result()
     except Exception as error:  # TensorStore has no exception type of its own
         reason = " ".join(str(error).split()).split(" [tensorstore_spec=")[0]
-        address = store.address(path)
-        problem = "does not exist" if reason.startswith("NOT_FOUND") else f"cannot be opened ({reason})"
-        raise UserError(f"{where}: names the array {address}, which {problem}; copy the plate again") from error
-    if array.ndim != len(axes):
         raise UserError(
-            f"{where}: multiscales.0.axes: there are {len(axes)} ({axes}), but the array {store.address(path)} has "
-            f"{array.ndim} dimensions; correct the axes"
-        )
-    if array.dtype.name not in _SUPPORTED:
-        raise UserError(
-            f"{store.address(path)}: pixels of type {array.dtype.name} are not supported; "
-            f"convert to one of {', '.join(_SUPPORTED)}"
-        )
-    return canonical(array, axes)
+            f"{where}: names the array {address}, which cannot be opened ({reason}); copy the plate again"
+        ) from error
+    folder = store.local_path and store.local_path / path
+    return Pixels(canonical(array, axes), files, folder, may_be_empty)
 
 
 def canonical(array: ts.TensorStore, axes: str) -> ts.TensorStore:
@@ -128,6 +129,7 @@ def _metadata3(
     codecs: list[dict[str, Any]] = [
         {"name": "bytes", "configuration": {"endian": "little"}},
         {"name": "blosc", "configuration": {"cname": "zstd", "clevel": 1, "shuffle": "shuffle"}},
+        {"name": "crc32c"},  # of what lies on disk: a byte that has changed there is noticed
     ]
     if shards is not None:
         index = [{"name": "bytes", "configuration": {"endian": "little"}}, {"name": "crc32c"}]

@@ -15,11 +15,14 @@ from typing import Any
 import tensorstore as ts
 
 from vsjax.errors import UserError
+from vsjax.plates.deletion import delete_debris, is_debris
 from vsjax.plates.derived_record import (
     REMEDY,
     PlateRecord,
     check_same,
     parse_attribute,
+    plate_kind,
+    position_kind,
     position_record,
     read_plate_record,
     read_position_record,
@@ -86,7 +89,14 @@ class DerivedPlate:
         except UserError:  # not started yet
             return False, 0
         record = read_position_record(position)
-        return (record.finished, record.finished_time_points) if record else (False, 0)
+        if record is None:
+            return False, 0
+        if not record.finished and record.finished_time_points > (times := position.shape[0]):
+            raise UserError(
+                f"{position.where}: {RECORD_ATTRIBUTE}.finished_time_points: is {record.finished_time_points}, but the "
+                f"image has {times}; restore the document, or remove the plate and make it again"
+            )
+        return record.finished, record.finished_time_points
 
     def resolved(self, key: str, choose: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         """What was recorded under `key`, where nothing was, what `choose` gives; the same for all processes."""
@@ -97,9 +107,9 @@ class DerivedPlate:
 
     def create_image(self, image: ImageInfo, labels: Sequence[str]) -> "DerivedImage":
         """The image to write into, and its labels; what is there stays."""
-        record = position_record(self.record, 0, finished=False, found={}).model_dump()
+        record = position_record(self.record, 0, finished=False, found={}).model_dump(mode="json")
         if not self._writer.is_hcs:  # one document holds both records
-            record = {**self.record.model_dump(), **record}
+            record = {**self.record.model_dump(mode="json"), **record}
         position = self._writer.create_position(
             image.name,
             shape=image.shape,
@@ -121,9 +131,11 @@ class DerivedPlate:
         of them finish it."""
         finished = time_points == position.shape[0]
 
-        def change(now: dict[str, Any] | None) -> dict[str, Any]:
-            all_found = {**(now or {}).get("found", {}), **({str(time_points - 1): dict(found)} if found else {})}
-            return {**(now or {}), **position_record(self.record, time_points, finished, all_found).model_dump()}
+        def change(now: Any) -> dict[str, Any]:
+            old = parse_attribute(position_kind(position), now, position.where)
+            all_found = {**(old.found if old else {}), **({str(time_points - 1): dict(found)} if found else {})}
+            new = position_record(self.record, time_points, finished, all_found)
+            return {**(now or {}), **new.model_dump(mode="json")}
 
         position.update_attribute(RECORD_ATTRIBUTE, change)
 
@@ -141,7 +153,7 @@ class DerivedPlate:
 
     def _update(self, change: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
         value = self._writer.update_attribute(RECORD_ATTRIBUTE, change)
-        self.record = parse_attribute(PlateRecord, value, self._writer.url)
+        self.record = parse_attribute(plate_kind(self._writer.is_hcs), value, self._writer.url)
 
 
 def find_output(url: str | Path, record: PlateRecord, is_hcs: bool) -> DerivedPlate | None:
@@ -151,7 +163,7 @@ def find_output(url: str | Path, record: PlateRecord, is_hcs: bool) -> DerivedPl
         UserError: something else is there, or what another step, input or other settings started.
     """
     store = Store(url)
-    if not store.exists() or _is_empty_folder(store):
+    if not store.exists() or is_debris(store):
         return None
     found = read_plate_record(url)
     if found is None:
@@ -187,9 +199,12 @@ def start_output(
     """
     if existing and existing.listed:
         return existing
-    if not existing and not overwrite:
-        _delete_debris(Store(url))
-    first = {**(attributes if is_hcs else {}), RECORD_ATTRIBUTE: record.model_dump()}
+    if not existing and is_debris(store := Store(url)):
+        delete_debris(store)
+    first = record.model_dump(mode="json")
+    if not is_hcs:  # one document holds both records
+        first |= position_record(record, 0, finished=False, found={}).model_dump(mode="json")
+    first = {**(attributes if is_hcs else {}), RECORD_ATTRIBUTE: first}
     writer = create_plate(
         url,
         ngff_version=record.ngff_version,
@@ -222,19 +237,3 @@ def join_output(url: str | Path, is_hcs: bool, record: PlateRecord) -> DerivedPl
             LOG.info("%s: waiting until process 0 has started it", url)
             told = True
         time.sleep(_POLL_S)
-
-
-def _is_empty_folder(store: Store) -> bool:
-    """Whether there is at most what a run leaves that was killed while it wrote the first document."""
-    path = store.local_path
-    return path is not None and path.is_dir() and all(_is_debris(child) for child in path.iterdir())
-
-
-def _delete_debris(store: Store) -> None:
-    if _is_empty_folder(store):
-        for child in store.local_path.iterdir():
-            child.unlink()
-
-
-def _is_debris(path: Path) -> bool:
-    return path.name.endswith(".__lock") or path.name == ".zgroup"

@@ -9,70 +9,58 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field
 
 from vsjax.errors import UserError
+from vsjax.plates import ngff
 from vsjax.plates.position import Position
 from vsjax.plates.step import RECORD_ATTRIBUTE, Step
 from vsjax.plates.storage import Store
 from vsjax.plates.zarr_group import open_top
+from vsjax.schema import Document, parse, to_json
 from vsjax.version import __version__
 
 REMEDY = "choose another --output, or --overwrite"
 _DECISIVE = ("step", "input", "positions", "ngff_version", "settings")
+_RESTORE = "restore the document, or remove the plate and make it again"
 
 
-class _Record(BaseModel):
-    """Fields that plate and images share.
+class _Record(Document):
+    """Fields that plate and images share."""
 
-    Attributes:
-        vsjax_version: that started it.
-        step: the name of what makes it.
-        input: the plate that it is made from.
-        settings: the step's; it is resumed only with the same.
-        about: what the step says to readers; decides nothing.
-    """
-
-    model_config = ConfigDict(strict=True, frozen=True)
-
-    vsjax_version: str
-    step: str
-    input: str
-    settings: dict[str, Any]
-    about: dict[str, Any]
+    vsjax_version: str = Field(description="that started it")
+    step: str = Field(description="the name of what makes it")
+    input: str = Field(description="the plate that it is made from")
+    settings: dict[str, Any] = Field(description="the step's; it is resumed only with the same")
+    about: dict[str, Any] = Field(description="what the step says to readers; decides nothing")
 
 
 class PlateRecord(_Record):
-    """What the top of a derived plate says.
+    """What the top of a derived plate says."""
 
-    Attributes:
-        positions: those that are made, "all" of the input's or these.
-        ngff_version: that it is written in.
-        resolved: what was chosen when it was first needed, for all processes and later runs.
-        complete: whether every position is finished.
-    """
-
-    positions: list[str] | Literal["all"]
-    ngff_version: str
-    resolved: dict[str, dict[str, Any]] = {}
-    complete: bool = False
+    positions: tuple[str, ...] | Literal["all"] = Field(description="those that are made, all of the input's or these")
+    ngff_version: Literal["0.4", "0.5"] = Field(description="that it is written in")
+    resolved: dict[str, dict[str, Any]] = Field(
+        default={}, description="what was chosen when it was first needed, for all processes and later runs"
+    )
+    complete: bool = Field(default=False, description="whether every position is finished")
 
 
 class PositionRecord(_Record):
-    """What an image of a derived plate says.
+    """What an image of a derived plate says."""
 
-    Attributes:
-        finished: whether all of its time points are on disk.
-        finished_time_points: how many are.
-        found: what the step found in each of these beside pixels, by "0", "1", ... where it found something.
-    """
-
-    finished: bool
-    finished_time_points: int = Field(ge=0)
-    found: dict[str, dict[str, Any]] = {}
+    finished: bool = Field(description="whether all of its time points are on disk")
+    finished_time_points: int = Field(ge=0, description="how many of its time points are on disk")
+    found: dict[str, dict[str, Any]] = Field(
+        default={}, description='what the step found in "0", "1", ... of these beside pixels'
+    )
 
 
-_R = TypeVar("_R", bound=BaseModel)
+class ImageRecord(PlateRecord, PositionRecord):
+    """What a derived single image says, whose top is its only position."""
+
+
+_R = TypeVar("_R", bound=Document)
 
 
 def new_record(step: Step, source: str | Path, positions: list[str] | None, ngff_version: str) -> PlateRecord:
@@ -85,16 +73,16 @@ def new_record(step: Step, source: str | Path, positions: list[str] | None, ngff
         ngff_version: of the output.
     """
     local = Store(source).local_path
-    settings, about = (json.loads(json.dumps(dict(part))) for part in (step.settings, step.about))
-    return PlateRecord(
-        vsjax_version=__version__,
-        step=step.name,
-        input=str(source) if local is None else str(local.resolve()),
-        settings=settings,
-        about=about,
-        positions=positions or "all",
-        ngff_version=ngff_version,
-    )
+    record = {
+        "vsjax_version": __version__,
+        "step": step.name,
+        "input": str(source) if local is None else str(local.resolve()),
+        "settings": json.loads(to_json(dict(step.settings))),
+        "about": json.loads(to_json(dict(step.about))),
+        "positions": positions or "all",
+        "ngff_version": ngff_version,
+    }
+    return parse(PlateRecord, record, "this command", "")
 
 
 def position_record(
@@ -112,7 +100,8 @@ def read_plate_record(url: str | Path) -> PlateRecord | None:
         UserError: there is no plate, or a field is missing or of the wrong type.
     """
     group, attributes = open_top(Store(url))
-    return parse_attribute(PlateRecord, attributes.get(RECORD_ATTRIBUTE), group.where)
+    ome, _ = ngff.ome_attributes(attributes, group.zarr_format, group.where)
+    return parse_attribute(plate_kind("plate" in ome), attributes.get(RECORD_ATTRIBUTE), group.where)
 
 
 def read_position_record(position: Position) -> PositionRecord | None:
@@ -121,26 +110,26 @@ def read_position_record(position: Position) -> PositionRecord | None:
     Raises:
         UserError: the image does not exist, or a field is missing or of the wrong type.
     """
-    return parse_attribute(PositionRecord, position.attributes.get(RECORD_ATTRIBUTE), position.where)
+    return parse_attribute(position_kind(position), position.attributes.get(RECORD_ATTRIBUTE), position.where)
 
 
-def parse_attribute(model: type[_R], value: Any, where: str, field: str = RECORD_ATTRIBUTE) -> _R | None:
+def plate_kind(is_hcs: bool) -> type[PlateRecord]:
+    """What the top of a plate, or of a single image, says."""
+    return PlateRecord if is_hcs else ImageRecord
+
+
+def position_kind(position: Position) -> type[PositionRecord]:
+    """What an image of a plate, or a single image, says."""
+    return PositionRecord if "/" in position.name else ImageRecord
+
+
+def parse_attribute(kind: type[_R], value: Any, where: str, field: str = RECORD_ATTRIBUTE) -> _R | None:
     """The typed form of an attribute (or of `field` in it), None where it is None.
 
     Raises:
-        UserError: a field is missing or of the wrong type; names the document `where` and the first such field.
+        UserError: a field is missing, unknown or wrong; names the document `where` and the first such field.
     """
-    if value is None:
-        return None
-    try:
-        return model.model_validate(value)
-    except ValidationError as error:
-        first = error.errors()[0]
-        name = ".".join(map(str, (field, *first["loc"])))
-        raise UserError(
-            f"{where}: {name}: {first['msg'][0].lower()}{first['msg'][1:]}; "
-            "restore the document, or make the plate again with --overwrite"
-        ) from error
+    return None if value is None else parse(kind, value, f"{where}: {field}", _RESTORE)
 
 
 def check_same(url: str, found: PlateRecord, wanted: PlateRecord) -> None:

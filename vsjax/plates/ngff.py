@@ -8,7 +8,8 @@ documents without a version. Writing is in `ngff_write.py`.
 import math
 import re
 import warnings
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -48,6 +49,8 @@ _UNIT_IN_UM = {
     **{"pixel": 1.0, "": 1.0},  # no physical unit: the number is taken as µm, as without a unit
 }
 
+_LEAST_STEP = 1e-30  # of the scale, in whatever unit; its inverse is the largest
+
 _NAME_PATTERN = r"^[A-Za-z0-9_-][A-Za-z0-9._-]*$"
 Name = Annotated[str, pydantic.StringConstraints(pattern=_NAME_PATTERN)]
 
@@ -64,14 +67,24 @@ class LenientWellImage(WellImage):
     path: Name
 
 
+def _names_once(items: list[Any]) -> list[Any]:
+    """Instead of the models' pairwise comparison, which takes half a minute for 4,000 columns."""
+    twice = [name for name, count in Counter(item.name for item in items).items() if count > 1]
+    if twice:
+        raise ValueError(f"{twice[0]!r} is listed twice")
+    return items
+
+
 class LenientPlate04(Plate04):
     rows: list[LenientRow]
     columns: list[LenientColumn]
+    _check_unique_items = pydantic.field_validator("columns", "rows")(_names_once)
 
 
 class LenientPlate05(Plate05):
     rows: list[LenientRow]
     columns: list[LenientColumn]
+    _check_unique_items = pydantic.field_validator("columns", "rows")(_names_once)
 
 
 class LenientWell04(Well04):
@@ -98,6 +111,7 @@ class ImageMetadata:
         scales: per resolution, the size of a step along t, c, z, y, x in the file's units; 1 for an axis it has not.
         pixel_size_um: size of a pixel at the finest resolution along z, y, x in micrometres.
         channel_labels: the names in the `omero` block, None where a channel has none; empty without such a block.
+        display: per channel of the `omero` block what it says beside the name, such as "color" and "window".
     """
 
     axes: str
@@ -105,6 +119,7 @@ class ImageMetadata:
     scales: tuple[tuple[float, ...], ...]
     pixel_size_um: tuple[float, float, float]
     channel_labels: tuple[str | None, ...]
+    display: tuple[Mapping[str, Any], ...]
 
 
 def is_name(text: str) -> bool:
@@ -188,7 +203,11 @@ def parse_image(ome: dict[str, Any], version: str, where: str) -> ImageMetadata:
         scales.append(tuple(stored.get(axis, 1.0) for axis in AXES))
     units = dict(zip(axes, (axis.unit for axis in multiscale.axes), strict=True))
     size = tuple(scales[0][AXES.index(axis)] * _micrometres(units.get(axis), where) for axis in "zyx")
-    return ImageMetadata(axes, paths, tuple(scales), size, _channel_labels(ome, where))
+    if not all(_LEAST_STEP < step < 1 / _LEAST_STEP for step in (*scales[0], *size)):
+        raise UserError(f"{where}: multiscales.0: the scale {scales[0]} is no microscope's; write the pixel size in it")
+    channels = _omero_channels(ome, where)
+    labels = tuple(None if (label := channel.get("label")) in (None, "") else str(label) for channel in channels)
+    return ImageMetadata(axes, paths, tuple(scales), size, labels, tuple(map(_display, channels)))
 
 
 def parse_labels(ome: dict[str, Any], where: str) -> tuple[str, ...]:
@@ -272,13 +291,22 @@ def _micrometres(unit: Any, where: str) -> float:
     return factor
 
 
-def _channel_labels(ome: dict[str, Any], where: str) -> tuple[str | None, ...]:
+def _omero_channels(ome: dict[str, Any], where: str) -> list[dict[str, Any]]:
     omero = ome.get("omero")
     if omero is None:
-        return ()
+        return []
     channels = _list(_object(omero, where, "omero").get("channels", []), where, "omero.channels")
-    labels = [channel.get("label") if isinstance(channel, dict) else None for channel in channels]
-    return tuple(None if label in (None, "") else str(label) for label in labels)
+    return [channel if isinstance(channel, dict) else {} for channel in channels]
+
+
+def _display(channel: dict[str, Any]) -> dict[str, Any]:
+    """What is said of a channel beside its name; a window that is not of numbers is left out."""
+    said = {key: value for key, value in channel.items() if key != "label" and value is not None}
+    window = said.get("window")
+    numbers = window.values() if isinstance(window, dict) else [None]
+    if not all(isinstance(number, int | float) and math.isfinite(number) for number in numbers):
+        said.pop("window", None)
+    return said
 
 
 def _validate(kind: str, document: dict[str, Any], version: str, where: str, field: str | None = None) -> Any:
@@ -311,5 +339,5 @@ def _missing_or_wrong(value: Any) -> str:
 
 def _check_unique(paths: Sequence[str], where: str, field: str) -> None:
     if len(set(paths)) != len(paths):
-        twice = next(path for path in paths if paths.count(path) > 1)
+        twice = next(path for path, count in Counter(paths).items() if count > 1)
         raise UserError(f"{where}: {field}: {twice!r} is listed twice; remove one")

@@ -12,6 +12,7 @@ from vsjax.errors import UserError
 from vsjax.plates import ngff
 from vsjax.plates.arrays import open_array
 from vsjax.plates.ngff import AXES, OME_KEYS, ImageMetadata
+from vsjax.plates.pixels import Pixels
 from vsjax.plates.statistics_attribute import Statistics, find_statistics
 from vsjax.plates.zarr_group import Group
 
@@ -26,14 +27,15 @@ class Position:
         plate_url: the address of the plate (or single image) as the user gave it.
     """
 
-    def __init__(self, group: Group, name: str, plate_url: str, listed_in: str = "") -> None:
+    def __init__(self, group: Group, name: str, plate_url: str, listed_in: str = "", *, is_label: bool = False) -> None:
         self._group = group
+        self._is_label = is_label
         self.name = name
         self.plate_url = plate_url
         self._listed_in = listed_in
         self._attributes: dict[str, Any] | None = None
         self._reading: ts.Future | None = None
-        self._arrays: dict[int, ts.TensorStore] = {}
+        self._arrays: dict[int, Pixels] = {}
         self._labels: dict[str, Position] = {}
         self._found: dict[str, Any] = {}
 
@@ -106,7 +108,7 @@ class Position:
         """Size of a pixel along z, y, x in µm, at full resolution; a file without a unit is taken to mean µm."""
         return self.metadata.pixel_size_um
 
-    def array(self, resolution: int = 0) -> ts.TensorStore:
+    def array(self, resolution: int = 0) -> Pixels:
         """The pixels [T, C, Z, Y, X] at a resolution, 0 the finest. UserError if missing or not fitting."""
         paths = self.metadata.paths
         if not 0 <= resolution < len(paths):
@@ -116,7 +118,9 @@ class Position:
         if resolution not in self._arrays:
             group = self._group
             path = f"{group.path}/{paths[resolution]}" if group.path else paths[resolution]
-            self._arrays[resolution] = open_array(group.store, path, group.zarr_format, self.axes, self.where)
+            self._arrays[resolution] = open_array(
+                group.store, path, group.zarr_format, self.axes, self.where, may_be_empty=self._is_label
+            )
         return self._arrays[resolution]
 
     @property
@@ -201,14 +205,14 @@ class Position:
         ome, _ = ngff.ome_attributes(attributes, group.zarr_format, group.where)
         return ngff.parse_labels(ome, group.where)
 
-    def label(self, name: str, resolution: int = 0) -> ts.TensorStore:
+    def label(self, name: str, resolution: int = 0) -> Pixels:
         """A label image as [T, 1, Z, Y, X]; UserError that lists those that exist."""
         if name not in self._labels:
             names = self.label_names()
             if name not in names:
                 raise UserError(f"{self.url}/labels: label {name!r} does not exist; there are {list(names)}")
             group = self._group.child("labels").child(name)
-            self._labels[name] = Position(group, f"{self.name}/labels/{name}", self.plate_url)
+            self._labels[name] = Position(group, f"{self.name}/labels/{name}", self.plate_url, is_label=True)
         return self._labels[name].array(resolution)
 
 

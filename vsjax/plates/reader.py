@@ -103,6 +103,12 @@ class Plate:
         names = itertools.islice(self.iter_position_names(), start, None, step)
         return _ahead(self._position(name).prefetch() for name in names)
 
+    def first_position(self) -> Position:
+        """The first in the plate's order. UserError where there is none."""
+        if (name := next(self.iter_position_names(), None)) is None:
+            raise UserError(f"{self.url}: has no positions; write images into it first")
+        return self._position(name)
+
     def __len__(self) -> int:
         return len(self.position_names)
 
@@ -189,7 +195,7 @@ def require_same_channels(plate: Plate, channels: Sequence[str | int]) -> None:
                 "convert them to one type, or put these positions into separate plates"
             )
     if first is None:
-        raise UserError(f"{plate.url}: has no positions; write images into it first")
+        plate.first_position()
 
 
 def describe_positions(plate: Plate) -> dict[tuple[tuple[int, ...], str, tuple[str, ...]], list[str]]:

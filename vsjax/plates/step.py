@@ -14,6 +14,7 @@ from vsjax.errors import UserError
 from vsjax.plates.ngff import OME_KEYS
 from vsjax.plates.position import Position, find_channel
 from vsjax.plates.statistics_attribute import STATISTICS_ATTRIBUTE, Statistics, find_statistics
+from vsjax.schema import to_json
 
 LARGEST_ID = np.iinfo(np.int32).max  # of a label
 RECORD_ATTRIBUTE = "vsjax"  # what a derived plate says of itself; see `derived_record`
@@ -50,11 +51,7 @@ class ImageInfo:
     def of(cls, position: Position) -> "ImageInfo":
         """Of an image on disk. UserError where it is not a valid image."""
         names, attributes = position.channel_names, position.attributes
-        omero = attributes.get("ome", attributes).get("omero") or {}
-        told = [channel if isinstance(channel, dict) else {} for channel in omero.get("channels", [])]
-        display = tuple(
-            {key: value for key, value in channel.items() if key != "label" and value is not None} for channel in told
-        )
+        display = position.metadata.display
         return cls(
             name=position.name,
             url=position.url,
@@ -158,7 +155,7 @@ class Derived:
         return Result(
             pixels=np.asarray(result.pixels).astype(self.image.dtype, copy=False),
             labels={name: self._ids(name, np.asarray(ids)) for name, ids in result.labels.items()},
-            found=json.loads(json.dumps(dict(result.found), default=lambda n: n.item(), allow_nan=False)),
+            found=json.loads(to_json(dict(result.found))),
         )
 
     def _ids(self, name: str, ids: np.ndarray) -> np.ndarray:

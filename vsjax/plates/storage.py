@@ -5,39 +5,56 @@ All that vsjax reads or writes of a plate goes through `Store`; paths are checke
 
 import copy
 import functools
-import json
+import math
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
 import tensorstore as ts
 
-from vsjax.disk import refusal_in, refusal_message
+from vsjax.disk import has_file, refusal_in, refusal_message
 from vsjax.errors import UserError, WriteError
+from vsjax.schema import parse_object, to_json
 
 CACHE_BYTES = 512 << 20  # decoded chunks shared by every array of the process
+TIMEOUT = "VSJAX_TIMEOUT_S"  # the environment's variable: seconds that a server may let wait
+LOCK = ".__lock"  # ends TensorStore's name for a file that it is about to write, left where it was killed meanwhile
 _UPDATE_ATTEMPTS = 100
+_RETRIES = 4  # of a request that a server did not answer
+_REMEDY = "restore it or write the plate again"
 
 
 @functools.cache
 def shared_context() -> ts.Context:
     """The process's one TensorStore context: a shared cache of decoded chunks and a bound on copying threads."""
-    return ts.Context(
-        {
-            "cache_pool": {"total_bytes_limit": CACHE_BYTES},
-            "data_copy_concurrency": {"limit": max(2, os.cpu_count() or 2)},
-        }
-    )
+    return ts.Context({"cache_pool": {"total_bytes_limit": CACHE_BYTES}, **_limits()})
+
+
+def _limits() -> dict[str, Any]:
+    retries = {f"{server}_request_retries": {"max_retries": _RETRIES} for server in ("http", "s3", "gcs")}
+    return {"data_copy_concurrency": {"limit": max(2, os.cpu_count() or 2)}, **retries}
+
+
+def timeout_s() -> float:
+    """How long a server may let wait: 30 s, or what `VSJAX_TIMEOUT_S` says."""
+    text = os.environ.get(TIMEOUT, "30")
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = math.nan
+    if not 0 < seconds < math.inf:
+        raise UserError(f"{TIMEOUT}={text}: is not a number of seconds; write such as {TIMEOUT}=30")
+    return seconds
 
 
 @functools.cache
 def passing_context() -> ts.Context:
     """One that keeps nothing of what was read: for those who see each of a million arrays once, whose metadata would
     fill the memory long before the cache's own account of its bytes says so."""
-    return ts.Context({"data_copy_concurrency": {"limit": max(2, os.cpu_count() or 2)}})
+    return ts.Context(_limits())
 
 
 def kvstore_spec(url: str | Path) -> dict[str, Any]:
@@ -102,6 +119,8 @@ class Store:
         self.url = str(url).rstrip("/") or "/"
         self.spec = kvstore_spec(url)
         self.local_path = Path(self.spec["path"]) if self.spec["driver"] == "file" else None
+        if self.local_path is None:
+            _limit_waiting(math.ceil(timeout_s()))
 
     @property
     def context(self) -> ts.Context:
@@ -121,17 +140,23 @@ class Store:
         return {**self.spec, "path": self.spec["path"] + _folder(path)}
 
     def read_async(self, key: str) -> ts.Future:
-        """Start to read `key`; hand the future to `parse_json`."""
+        """Start to read `key`; hand the future to `parse_json`. UserError where a local one is no ordinary file."""
+        if self.local_path is not None:
+            has_file(self.spec["path"] + key, self.address(key))
         return self._kvstore.read(key)
+
+    def _wait(self, future: ts.Future, key: str, action: str = "read") -> Any:
+        """Wait for a document, of a server not longer than it may take."""
+        return resolve(future, self.address(key), action, None if self.local_path else timeout_s())
 
     def parse_json(self, key: str, future: ts.Future) -> dict[str, Any] | None:
         """The JSON object that `read_async(key)` brings, None where there is none; UserError where it is not one."""
         content = self._content(key, future)
-        return None if content is None else parse_object(content, self.address(key))
+        return None if content is None else parse_object(content, self.address(key), _REMEDY)
 
     def _content(self, key: str, future: ts.Future) -> bytes | None:
         try:
-            value = resolve(future, self.address(key))
+            value = self._wait(future, key)
         except UserError as error:
             # A bucket that does not let its objects be listed answers "forbidden" for one that is not there.
             if self.local_path is None and "PERMISSION_DENIED" in str(error):
@@ -150,12 +175,12 @@ class Store:
     def write_json_async(self, key: str, document: dict[str, Any]) -> tuple[str, ts.Future]:
         """Start an atomic write; hand a list of what this returns to `wait`."""
         self._check_writable()
-        return key, self._kvstore.write(key, _encode(document))
+        return key, self._kvstore.write(key, to_json(document, indent=2))
 
     def wait(self, writes: list[tuple[str, ts.Future]]) -> None:
         """Wait for the writes that `write_json_async` began."""
         for key, future in writes:
-            resolve(future, self.address(key), action="written")
+            self._wait(future, key, "written")
 
     def update_json(self, key: str, change: Callable[[dict[str, Any]], dict[str, Any]]) -> dict[str, Any]:
         """Replace the JSON object at `key` by `change(object)` ({} where there is none) and return the new one.
@@ -166,13 +191,13 @@ class Store:
         self._check_writable()
         where = self.address(key)
         for _ in range(_UPDATE_ATTEMPTS):
-            old = resolve(self._kvstore.read(key), where)
-            document = {} if old.state == "missing" else parse_object(old.value, where)
+            old = self._wait(self.read_async(key), key)
+            document = {} if old.state == "missing" else parse_object(old.value, where, _REMEDY)
             new = change(copy.deepcopy(document))
             if old.state != "missing" and new == document:
                 return new
-            written = self._kvstore.write(key, _encode(new), if_equal=old.stamp.generation)
-            if resolve(written, where, action="written").generation:  # empty where the document has changed meanwhile
+            written = self._kvstore.write(key, to_json(new, indent=2), if_equal=old.stamp.generation)
+            if self._wait(written, key, "written").generation:  # empty where the document has changed meanwhile
                 return new
         raise UserError(f"{where}: other programs keep changing this file; stop them and try again")
 
@@ -187,8 +212,15 @@ class Store:
         futures = [(key, self.read_async(key)) for key in ("zarr.json", ".zgroup", ".zattrs", ".zarray")]
         return any(self._content(key, future) is not None for key, future in futures)
 
+    def walk(self) -> Iterator[tuple[str, bool]]:
+        """Every key in the store, folder by folder, and whether an ordinary file is there; empty folders have none."""
+        if self.local_path is None:
+            yield from ((key.decode(), True) for key in resolve(self._kvstore.list(), self.url))
+        else:
+            yield from _walk(self.spec["path"], "")
+
     def delete(self) -> None:
-        """Delete everything in the store. The caller has made sure that it is a zarr hierarchy."""
+        """Delete everything in the store. The caller has made sure that it may: see `deletion`."""
         self._check_writable()
         if self.local_path is None:
             resolve(self._kvstore.delete_range(ts.KvStore.KeyRange()), self.url, action="deleted")
@@ -214,28 +246,34 @@ class Store:
             raise UserError(f"{self.url}: http(s):// can only be read; write to a local path, gs:// or s3://")
 
 
-def _encode(document: dict[str, Any]) -> bytes:
-    return json.dumps(document, indent=2, ensure_ascii=False).encode()
+def _walk(folder: str, prefix: str) -> Iterator[tuple[str, bool]]:
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.is_dir(follow_symlinks=False):
+                yield from _walk(entry.path, f"{prefix}{entry.name}/")
+            else:
+                yield f"{prefix}{entry.name}", entry.is_file(follow_symlinks=False)
 
 
-def parse_object(content: bytes, where: str) -> dict[str, Any]:
-    """The JSON object in `content`; UserError that names the file `where` if it is not one."""
+def _limit_waiting(seconds: int) -> None:
+    """Tell TensorStore's curl, which reads this when it first asks a server, how long to wait for an answer."""
+    for name in ("CONNECT_TIMEOUT_SECONDS", "LOW_SPEED_TIME_SECONDS"):
+        os.environ.setdefault(f"TENSORSTORE_CURL_{name}", str(seconds))
+    os.environ.setdefault("TENSORSTORE_CURL_LOW_SPEED_LIMIT_BYTES", "1")
+
+
+def resolve(future: ts.Future, where: str, action: str = "read", seconds: float | None = None) -> Any:
+    """Wait for TensorStore, not longer than `seconds`; what it cannot do becomes a UserError that names `where` and
+    TensorStore's reason, a WriteError where the disk is full or may not be written to."""
     try:
-        document = json.loads(content)
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{where}: is not valid JSON ({error}); restore it or write the plate again") from error
-    if not isinstance(document, dict):
-        raise UserError(f"{where}: holds a JSON {type(document).__name__}, not an object; write the plate again")
-    return document
-
-
-def resolve(future: ts.Future, where: str, action: str = "read") -> Any:
-    """Wait for TensorStore; what it cannot do becomes a UserError that names `where` and TensorStore's reason,
-    a WriteError where the disk is full or may not be written to."""
-    try:
-        return future.result()
+        return future.result(timeout=seconds)
     except Exception as error:  # TensorStore raises ValueError, OSError, NotImplementedError ... for the same causes
         reason = " ".join(str(error).split()).split(" [tensorstore_spec=")[0].split(" [source locations=")[0]
+        if isinstance(error, TimeoutError) or "CURL error Timeout" in reason:
+            raise UserError(
+                f"{where}: the server has not answered for {timeout_s():g} s; check the address, or let it take "
+                f"longer: {TIMEOUT}=120"
+            ) from error
         if action != "read" and (number := refusal_in(reason)) is not None:
             raise WriteError(refusal_message(where, number)) from error
         raise UserError(

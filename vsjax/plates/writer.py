@@ -16,10 +16,11 @@ import tensorstore as ts
 from vsjax.errors import UserError
 from vsjax.plates import ngff, ngff_write
 from vsjax.plates.arrays import create_array
+from vsjax.plates.deletion import delete_plate
 from vsjax.plates.ngff import AXES
 from vsjax.plates.position import Position
 from vsjax.plates.reader import Plate, open_plate
-from vsjax.plates.storage import Store, check_relative
+from vsjax.plates.storage import LOCK, Store, check_relative
 from vsjax.plates.zarr_group import ZARR_FORMAT, Group, open_top
 
 _WRITES_IN_FLIGHT = 256
@@ -42,7 +43,7 @@ def create_plate(
         url: where; a local path, file://, gs:// or s3://.
         ngff_version: "0.5" (zarr 3) or "0.4" (zarr 2).
         is_hcs: a plate of wells; otherwise one image, whose only position is named "0".
-        overwrite: delete what is there first. Only a plate or an image is deleted, never anything else.
+        overwrite: delete what is there first. Only what vsjax made, as its record says, see `deletion.delete_plate`.
         resume: keep what is there, if it is of the same kind and version; create it where there is nothing.
         position_names: "row/column/FOV" names to register at once; iterated more than once, not kept. Several
             processes can then create these positions without touching the plate's own documents.
@@ -60,7 +61,7 @@ def create_plate(
     group = Group(store, "", ZARR_FORMAT[ngff_version])
     if _is_occupied(store):
         if overwrite:
-            _delete_hierarchy(store)
+            delete_plate(store)
         elif resume:
             return _continue(store, ngff_version, is_hcs, position_names, attributes)
         else:
@@ -81,20 +82,7 @@ def _is_occupied(store: Store) -> bool:
     if not path.is_dir() or path.is_symlink():
         return os.path.lexists(path)
     # TensorStore's lock of a document that was about to be written when the program was killed is nothing
-    return any(not child.name.endswith(".__lock") for child in path.iterdir())
-
-
-def _delete_hierarchy(store: Store) -> None:
-    """Delete a plate or image; refuse anything that is not the top of one."""
-    refuse = f"{store.url}: is not deleted, because it is not an OME-Zarr plate or image"
-    path = store.local_path
-    if path is not None and (path.is_symlink() or not path.is_dir()):
-        raise UserError(f"{refuse} but a file or a link; remove it by hand or choose another name")
-    if not store.is_zarr():
-        raise UserError(f"{refuse}; remove it by hand or choose another name")
-    if path is not None and any((path.parent / name).exists() for name in ("zarr.json", ".zgroup", ".zattrs")):
-        raise UserError(f"{refuse} of its own but a part of {path.parent}; choose another name")
-    store.delete()
+    return any(not child.name.endswith(LOCK) for child in path.iterdir())
 
 
 def _continue(

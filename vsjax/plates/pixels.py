@@ -1,0 +1,117 @@
+"""The pixels of an image or label: a TensorStore whose reads look first at the chunks' files.
+
+TensorStore takes a chunk that is not there for one that was never written, as zarr says; but also one whose place is
+taken by a folder or a broken link, and it waits for ever for a pipe.
+"""
+
+import itertools
+import math
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorstore as ts
+
+from vsjax.disk import has_file
+from vsjax.errors import UserError
+from vsjax.plates.array_metadata import ChunkFiles
+
+_MANY_BYTES, _MANY_FILES = 1 << 30, 1 << 16  # of a read; of so much there must be something on disk
+_PART = 1000  # at least one chunk in so many
+
+
+class Pixels:
+    """A view [T, C, Z, Y, X] of an array, or a part of one; it is indexed, read and written like a TensorStore.
+
+    Attributes:
+        store: the TensorStore.
+    """
+
+    def __init__(self, store: ts.TensorStore, files: ChunkFiles, folder: Path | None, may_be_empty: bool) -> None:
+        """A view of `store`; `folder` is the array's where it is local, and labels `may_be_empty`."""
+        self.store = store
+        self._about = (files, folder, may_be_empty)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.store, name)
+
+    def __getitem__(self, index: Any) -> "Pixels":
+        return Pixels(self.store[index], *self._about)
+
+    def __setitem__(self, index: Any, values: Any) -> None:
+        self.store[index] = values
+
+    @property
+    def oindex(self) -> "_ByEachAxis":
+        """Indexing with a list per axis, as `ts.TensorStore.oindex`."""
+        return _ByEachAxis(self)
+
+    def read(self, **options: Any) -> ts.Future:
+        """Start to read; hand the future to `arrays.read`.
+
+        Raises:
+            UserError: a chunk's file is something else, or next to nothing is there of very much that is asked for.
+        """
+        self._check_files()
+        return self.store.read(**options)
+
+    def _check_files(self) -> None:
+        files, folder, may_be_empty = self._about
+        if folder is None:
+            return
+        per_axis = _chunks_of(self.store, files)
+        asked, there = math.prod(map(len, per_axis)), 0
+        for index in itertools.product(*per_axis):
+            path = f"{folder}/{files.key(index)}"
+            if has_file(path):
+                there += 1
+            else:
+                _check_above(path, folder)
+        size = asked * math.prod(files.chunks) * files.bytes
+        if (asked > _MANY_FILES or size > _MANY_BYTES) and there * _PART < asked and not may_be_empty:
+            raise UserError(
+                f"{folder}: has {there} of {asked} chunks of {size} bytes that are to be read; copy the plate again "
+                "or correct the shape in the array's document"
+            )
+
+
+class _ByEachAxis:
+    def __init__(self, pixels: Pixels) -> None:
+        self._pixels = pixels
+
+    def __getitem__(self, index: Any) -> Pixels:
+        return Pixels(self._pixels.store.oindex[index], *self._pixels._about)
+
+
+def _chunks_of(view: ts.TensorStore, files: ChunkFiles) -> list[Sequence[int]]:
+    """The chunks that a view needs, along each stored axis."""
+    transform = view.spec().transform
+    domain, per_axis = transform.domain, []
+    for output, chunk in zip(transform.output, files.chunks, strict=True):
+        if output.method == ts.OutputIndexMethod.constant:
+            per_axis.append((output.offset // chunk,))
+        elif output.method == ts.OutputIndexMethod.array:
+            per_axis.append(_distinct(output.offset + output.stride * output.index_array.reshape(-1), chunk))
+        else:
+            along = domain[output.input_dimension]
+            ends = [output.offset + output.stride * place for place in (along.inclusive_min, along.inclusive_max)]
+            if abs(output.stride) <= chunk:
+                per_axis.append(range(min(ends) // chunk, max(ends) // chunk + 1) if len(along) else ())
+            else:
+                per_axis.append(_distinct(np.arange(min(ends), max(ends) + 1, abs(output.stride)), chunk))
+    return per_axis
+
+
+def _distinct(places: np.ndarray, chunk: int) -> list[int]:
+    return np.unique(places // chunk).tolist()
+
+
+def _check_above(path: str, folder: Path) -> None:
+    """A chunk that is not there was never written if its folder, or the first one above that is there, is a folder."""
+    above = os.path.dirname(path)
+    while not os.path.isdir(above) and above != str(folder):
+        if os.path.lexists(above):
+            raise UserError(f"{above}: is no folder, but chunks belong into it; copy the plate again")
+        above = os.path.dirname(above)
