@@ -23,13 +23,13 @@ for _name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):  # 
     os.environ[_name] = "1"
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from scripts.fuzzing import world
-from scripts.fuzzing.commands import COMMANDS
-from scripts.fuzzing.facts import gather
-from scripts.fuzzing.harness import CATEGORIES, Case, describe, run_all, run_case, spread
-from scripts.fuzzing.programs import warm
-from scripts.fuzzing.run import clear
-from scripts.fuzzing.table import table
+from scripts.fuzzing import world  # noqa: E402
+from scripts.fuzzing.commands import COMMANDS  # noqa: E402
+from scripts.fuzzing.facts import gather  # noqa: E402
+from scripts.fuzzing.harness import CATEGORIES, Case, describe, run_all, run_case, spread  # noqa: E402
+from scripts.fuzzing.programs import warm  # noqa: E402
+from scripts.fuzzing.run import clear  # noqa: E402
+from scripts.fuzzing.table import table  # noqa: E402
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""What is found out once, before the first case: what each command gives on sound inputs, and what there is to change."""
+"""What is found out once: what each command gives on sound inputs, and what there is to change."""
 
 import json
 import os

@@ -4,6 +4,7 @@ import fcntl
 import json
 import os
 import random
+import signal
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -47,10 +48,14 @@ def run_all(cases: Sequence[Case], work: Path, jobs: int) -> list[dict[str, Any]
     """Run cases with several processes, and those that took too long once more alone; results in the cases' order."""
     results = work / "results.jsonl"
     results.unlink(missing_ok=True)
+    (work / "next").write_text("0")
     workers = [_start(cases, work, results, number) for number in range(jobs)]
-    for process in workers:
-        _, status = os.waitpid(process, 0)
+    while workers:
+        ended, status = os.wait()
+        workers.remove(ended)
         if status:
+            for other in workers:
+                os.kill(other, signal.SIGTERM)
             sys.exit(f"a worker of the harness ended with status {status}; its message stands above")
     found = {(line["category"], line["number"]): line for line in map(json.loads, results.read_text().splitlines())}
     for key, line in found.items():
@@ -61,15 +66,13 @@ def run_all(cases: Sequence[Case], work: Path, jobs: int) -> list[dict[str, Any]
 
 def _start(cases: Sequence[Case], work: Path, results: Path, worker: int) -> int:
     """A process that takes one case after the other until none is left."""
-    counter = work / "next"
-    counter.write_text("0")
     process = os.fork()
     if process:
         return process
     status = 1
     try:
         known = world.load(work / "world")
-        for number in _numbers(counter, len(cases)):
+        for number in _numbers(work / "next", len(cases)):
             line = run_case(cases[number], known, work / f"case{worker}")
             with results.open("a") as file:
                 file.write(json.dumps(line) + "\n")

@@ -15,9 +15,10 @@ from scripts.fuzzing.world import World
 
 TYPES = ("u1", "u2", "u4", "u8", "i1", "i2", "i4", "i8", "f2", "f4", "f8", "c8", "c16", "?", "U8", "M8[s]", "V4")
 SHAPE = (1, 2, 2, 16, 16)
-SHAPES = (SHAPE, SHAPE, SHAPE, SHAPE, (0, 2, 2, 16, 16), (1, 2, 0, 16, 16), (1, 2, 2, 0, 16), (1, 2, 2, 16, 1), (1, 2, 1, 16, 16),
-          (1, 2, 2, 1, 1), (1, 2, 2, 15, 17), (2, 2, 2, 16, 16), (1, 1, 2, 16, 16), (1, 3, 2, 16, 16))  # fmt: skip
-_OF = np.random.default_rng(0)
+SHAPES = (
+    SHAPE, SHAPE, SHAPE, SHAPE, (0, 2, 2, 16, 16), (1, 2, 0, 16, 16), (1, 2, 2, 0, 16), (1, 2, 2, 16, 1),
+    (1, 2, 1, 16, 16), (1, 2, 2, 1, 1), (1, 2, 2, 15, 17), (2, 2, 2, 16, 16), (1, 1, 2, 16, 16), (1, 3, 2, 16, 16),
+)  # fmt: skip
 CONTENTS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "plain": lambda x: 100 + 50 * x,
     "constant": lambda x: 0 * x + 7,
@@ -41,8 +42,10 @@ CONTENTS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "smallest": lambda x: np.where(x > 0, -(2.0**63), 0),
     "halves largest": lambda x: np.where(x > 0, 2.0**63, 2.0**62),
 }
-SCALES = ("[1, 1, 1, 0.5, 0.5]", "[1, 1, NaN, 0.5, 0.5]", "[1, 1, 1, Infinity, 0.5]", "[1, 1, 1, 0, 0.5]", "[1, 1, 1, -1, 0.5]",
-          "[1, 1, 1, 1e308, 1e308]", "[1, 1, 1e-320, 1, 1]")  # fmt: skip
+SCALES = (
+    "[1, 1, 1, 0.5, 0.5]", "[1, 1, NaN, 0.5, 0.5]", "[1, 1, 1, Infinity, 0.5]", "[1, 1, 1, 0, 0.5]",
+    "[1, 1, 1, -1, 0.5]", "[1, 1, 1, 1e308, 1e308]", "[1, 1, 1e-320, 1, 1]",
+)  # fmt: skip
 
 
 def pixels(world: World, folder: Path, choose: random.Random) -> Trial:
@@ -66,7 +69,9 @@ def _image(choose: random.Random, shape: tuple[int, ...]) -> tuple[np.ndarray, s
             image[middle] = values[middle].astype(kind)
             image[low], image[high] = limits.min, limits.max
         else:
-            image = values.astype("i8").astype(kind) if kind.kind == "M" else values.astype("S4").view("V4") if kind.kind == "V" else values.astype(kind)  # fmt: skip
+            # dates take whole numbers, raw bytes what text holds
+            through = {"M": values.astype("i8"), "V": values.astype("S4").view("V4")}
+            image = through.get(kind.kind, values).astype(kind)
     return image, f"{dtype} {content} {shape}"
 
 
@@ -136,11 +141,14 @@ def _statistics_are_right(folder: Path, image: np.ndarray) -> str:
     return ""
 
 
-SETTINGS = ({}, {}, {}, {"tile": "x"}, {"tile": (0, 0)}, {"tile": 5}, {"tile": (8, 8, 8)}, {"tile": (2**40, 2**40)}, {"margin": -1},
-            {"margin": 1.5}, {"margin": 2**40}, {"batch_size": 0}, {"batch_size": 10**9}, {"batch_size": "many"}, {"z_step": 0},
-            {"z_step": 2**40}, {"z_step": 1.5}, {"units": "target"}, {"units": None}, {"units": 3}, {"tta": "nope"}, {"tta": 1},
-            {"tta": "mean"}, {"tta": ["mean"]}, {"draws": 2}, {"draws": float("nan")}, {"draws": True}, {"seed": -1}, {"seed": 2**70},
-            {"seed": "x"}, {"keep": "draws"}, {"space": 0}, {"space": 10**9}, {"space": "x"}, {"sampler": 3}, {"sampler": {}})  # fmt: skip
+SETTINGS = (
+    {}, {}, {}, {"tile": "x"}, {"tile": (0, 0)}, {"tile": 5}, {"tile": (8, 8, 8)}, {"tile": (2**40, 2**40)},
+    {"margin": -1}, {"margin": 1.5}, {"margin": 2**40}, {"batch_size": 0}, {"batch_size": 10**9},
+    {"batch_size": "many"}, {"z_step": 0}, {"z_step": 2**40}, {"z_step": 1.5}, {"units": "target"}, {"units": None},
+    {"units": 3}, {"tta": "nope"}, {"tta": 1}, {"tta": "mean"}, {"tta": ["mean"]}, {"draws": 2},
+    {"draws": float("nan")}, {"draws": True}, {"seed": -1}, {"seed": 2**70}, {"seed": "x"}, {"keep": "draws"},
+    {"space": 0}, {"space": 10**9}, {"space": "x"}, {"sampler": 3}, {"sampler": {}},
+)  # fmt: skip
 AXES = (
     None,
     None,
@@ -159,12 +167,18 @@ AXES = (
     "x" * 1000,
     b"ZYX",
 )
-VOLUMES = ((2, 16, 16), (2, 16, 16), (2, 16, 16), (1, 2, 16, 16), (2, 16, 16, 1), (4, 15, 17), (1, 16, 16), (0, 16, 16), (2, 0, 16),
-           (2, 16, 0), (16, 16), (16,), (), (1, 1, 2, 16, 16), (0, 1, 2, 16, 16), (2, 2, 2, 16, 16), (1, 1, 1, 1, 1, 1), (2, 1, 1))  # fmt: skip
+VOLUMES = (
+    (2, 16, 16), (2, 16, 16), (2, 16, 16), (1, 2, 16, 16), (2, 16, 16, 1), (4, 15, 17), (1, 16, 16), (0, 16, 16),
+    (2, 0, 16), (2, 16, 0), (16, 16), (16,), (), (1, 1, 2, 16, 16), (0, 1, 2, 16, 16), (2, 2, 2, 16, 16),
+    (1, 1, 1, 1, 1, 1), (2, 1, 1),
+)  # fmt: skip
 ODD = (None, "text", b"bytes", [], [[1, 2], [3]], {}, object, 3, {"a": 1}, [[["a"]]], [[[None]]], float("nan"), True)
-STATISTICS = (None, None, None, {}, {"BF": {}}, {"BF": None}, {"BF": {"mean": 1.0, "std": 0.0}}, {"BF": {"mean": "1", "std": "2"}},
-              {"BF": {"mean": float("nan"), "std": 1.0}}, {"BF": {"mean": 1e308, "std": 1e-308}}, {"BF": {"mean": 1, "std": -1}},
-              {"BF": {"mean": True, "std": True}}, "text", 3, [1], {"BF": {"mean": 100.0, "std": 50.0}})  # fmt: skip
+STATISTICS = (
+    None, None, None, {}, {"BF": {}}, {"BF": None}, {"BF": {"mean": 1.0, "std": 0.0}},
+    {"BF": {"mean": "1", "std": "2"}}, {"BF": {"mean": float("nan"), "std": 1.0}},
+    {"BF": {"mean": 1e308, "std": 1e-308}}, {"BF": {"mean": 1, "std": -1}}, {"BF": {"mean": True, "std": True}},
+    "text", 3, [1], {"BF": {"mean": 100.0, "std": 50.0}},
+)  # fmt: skip
 
 
 def _array(world: World, folder: Path, choose: random.Random) -> Trial:

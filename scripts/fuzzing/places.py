@@ -23,9 +23,11 @@ FLAGS = {
     "statistics for convert": (("--statistics",), ("--output",)),
     "begin with": (("--config.init.checkpoint", "--config.data.plates"), ("--workdir",)),
 }
-IN_THE_WAY = ("below a file", "the input", "in the input", "around the input", "a measured plate", "a foreign folder",
-              "a file", "a FIFO", "a link to itself", "a broken link", "a link to the input", "a link to a foreign folder",
-              "in a link to the input", "the run", "the input by another name", "a plate with a note in it")  # fmt: skip
+IN_THE_WAY = (
+    "below a file", "the input", "in the input", "around the input", "a measured plate", "a foreign folder", "a file",
+    "a FIFO", "a link to itself", "a broken link", "a link to the input", "a link to a foreign folder",
+    "in a link to the input", "the run", "the input by another name", "a plate with a note in it",
+)  # fmt: skip
 NO_INPUT = ("missing", "below a file", "an empty folder", "a file", "a FIFO", "a link to itself", "a broken link",
             "a foreign folder", "no answer", "refused", "another kind")  # fmt: skip
 # outputs under which nothing stands in the way, though the name is odd
@@ -55,7 +57,7 @@ def paths(world: World, folder: Path, choose: random.Random) -> Trial:
     is_fine = is_output and kind in HARMLESS
 
     def judge(folder: Path) -> str:
-        return "" if is_fine or not is_output and kind in ("space",) else f"{flag} {kind} was taken"
+        return "" if is_fine or (not is_output and kind in ("space",)) else f"{flag} {kind} was taken"
 
     return Trial(
         words=words,

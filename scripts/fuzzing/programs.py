@@ -59,7 +59,7 @@ def command_line(command: Sequence[str]) -> Iterator[None]:
         sys.argv = before
 
 
-class _Seen(Exception):  # noqa: N818
+class _Seen(Exception):
     """Carries a program's parser out of it."""
 
 

@@ -5,7 +5,7 @@ import random
 import shutil
 from pathlib import Path
 
-from scripts.fuzzing import documents, files, oracles, schemas
+from scripts.fuzzing import documents, files, schemas
 from scripts.fuzzing.commands import COMMANDS
 from scripts.fuzzing.trial import Judge, Measures, Trial, difference, never, on_command
 from scripts.fuzzing.world import World

@@ -1,7 +1,7 @@
 """Values for the fields of typed documents: at, just outside and far outside each bound, and of other types.
 
-Nothing here knows a document by name: classes are found by walking those below pydantic's in vsjax, and where they stand
-by looking which part of which JSON file each of them takes."""
+Nothing here knows a document by name: classes are found by walking those below pydantic's in vsjax, and where they
+stand by looking which part of which JSON file each of them takes."""
 
 import importlib
 import json

@@ -146,7 +146,8 @@ def _steps(world: World, folder: Path, choose: random.Random) -> Trial:
     target, name = choose.choice([(section, key) for key in section] + [(document, "steps"), (document, "statistics")])
     value = value_of(choose.choice(list(JSON_TOKENS.values())))
     target[name] = value
-    text = f"from ml_collections import ConfigDict\nnan, inf = float('nan'), float('inf')\n\n\ndef get_config():\n    return ConfigDict({document!r})\n"
+    text = "from ml_collections import ConfigDict\nnan, inf = float('nan'), float('inf')\n\n\ndef get_config():\n"
+    text += f"    return ConfigDict({document!r})\n"
     (folder / "mutated.py").write_text(text)
     arguments = [
         "preprocess",

@@ -25,8 +25,9 @@ def table(results: Sequence[dict[str, Any]]) -> str:
     widths = [max(len(row[column]) for row in (heads, *rows)) for column in range(len(heads))]
     lines = [
         "  ".join(
-            f"{cell:<{w}}" if column == 0 else f"{cell:>{w}}" for column, (cell, w) in enumerate(zip(row, widths))
-        )  # noqa: B905
+            f"{cell:<{w}}" if column == 0 else f"{cell:>{w}}"
+            for column, (cell, w) in enumerate(zip(row, widths, strict=True))
+        )
         for row in (heads, *rows)
     ]
     return "\n".join(line.rstrip() for line in lines)

@@ -17,10 +17,13 @@ from scripts.fuzzing.tokens import DEEP
 MAGIC = 0x1950A86A20F9469CFC6C
 BOMB_BYTES = 3 << 29
 HUGE = (0, 1, -1, 2**31 - 1, 2**31, 2**40, 2**63 - 1, 2**63, -(2**40), 10**300)
-NAMES = ("os system", "builtins eval", "builtins exec", "posix system", "torch load", "numpy.core.multiarray _reconstruct",
-         "torch._utils _rebuild_tensor_v3", "torch.storage _load_from_bytes", "collections OrderedDict.__init__.__globals__",
-         "viscy.x Loss", "lightning.y Thing", "pathlib PosixPath", "argparse Namespace", "torch Size", "builtins set",
-         "collections defaultdict", "collections OrderedDict", "_codecs encode", "torch device", "")  # fmt: skip
+NAMES = (
+    "os system", "builtins eval", "builtins exec", "posix system", "torch load", "numpy.core.multiarray _reconstruct",
+    "torch._utils _rebuild_tensor_v3", "torch.storage _load_from_bytes",
+    "collections OrderedDict.__init__.__globals__", "viscy.x Loss", "lightning.y Thing", "pathlib PosixPath",
+    "argparse Namespace", "torch Size", "builtins set", "collections defaultdict", "collections OrderedDict",
+    "_codecs encode", "torch device", "",
+)  # fmt: skip
 
 
 class Raw(bytes):
