@@ -62,7 +62,7 @@ def _introspect(folder: Path) -> dict[str, Any]:
         known = getattr(kind, "model_fields", None) or getattr(kind, "__dataclass_fields__", {})
         step = make_step({"name": name, **{field: needed[field] for field in known if field in needed}})
         steps.append({"name": name, "settings": {field: getattr(step, field) for field in known}})
-    plates = {plate: {name: oracles.digest(array[...]) for name, array in oracles.arrays(folder / plate)}
+    plates = {plate: {name: oracles.digest(array) for name, array in oracles.arrays(folder / plate)}
               for plate in (*world.PLATES, "stained.zarr")}  # fmt: skip
     return {
         "documents": schemas.locate(folder),

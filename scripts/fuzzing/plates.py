@@ -11,7 +11,14 @@ from scripts.fuzzing.trial import Judge, Measures, Trial, difference, on_command
 from scripts.fuzzing.world import World
 
 NUMBERS = ("mean", "std", "median", "iqr", "min", "max", "p1", "p99")
-_ON_PLATE = ("predict", "predict", "predict", "preprocess", "preprocess", "equalize", "predict target units", "train")
+_ON_PLATE = (
+    *["predict"] * 6,
+    *["preprocess"] * 6,
+    *["equalize"] * 4,
+    "predict target units",
+    "predict target units",
+    "train",
+)
 
 
 def metadata04(world: World, folder: Path, choose: random.Random) -> Trial:

@@ -10,7 +10,7 @@ from scripts.fuzzing.commands import COMMANDS
 from scripts.fuzzing.trial import Judge, Measures, Trial, difference, never, on_command
 from scripts.fuzzing.world import World
 
-_USES_RUN = ("predict cells05.zarr", "predict last", "features", "begin with", "resume", "resume")
+_USES_RUN = (*["predict cells05.zarr"] * 5, *["predict last"] * 3, "features", "begin with", *["resume"] * 3)
 # Fields that may change what a checkpoint predicts when they are other sound values.
 _DECIDES = ("normalization", "tta", "channels", "statistics", "config", "progress", "pixel_size_um", "step")
 _TELLS = (

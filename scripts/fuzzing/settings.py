@@ -37,7 +37,7 @@ def config(world: World, folder: Path, choose: random.Random) -> Trial:
         return _broken_file(world, folder, choose)
     if how < 0.14:
         return _steps(world, folder, choose)
-    program = "describe" if choose.random() < 0.4 else "train"
+    program = "describe" if choose.random() < 0.6 else "train"
     task, model = "regression", "fnet3d"
     if program == "describe":  # every family and network that there is, by its own defaults
         task, model = choose.choice([tuple(pair) for pair in world.facts["families"]])
