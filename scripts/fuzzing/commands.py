@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from scripts.fuzzing.world import train_arguments
+from scripts.fuzzing.world import SIMULATED, train_arguments
 
 
 @dataclass(frozen=True)
@@ -51,6 +51,9 @@ COMMANDS: dict[str, Command] = {
     **_on_plate("cells05.zarr"),
     "predict last": _predict("cells05.zarr", "--which", "last"),
     "predict on": _predict("cells05.zarr", output="half.zarr", inputs=("half.zarr",)),
+    "simulate again": Command(
+        ("simulate", "--output", "simulated.zarr", *SIMULATED, "--overwrite"), ("simulated.zarr",), "simulated.zarr"
+    ),
     "evaluate": Command(
         ("evaluate", "--prediction", "stained.zarr", "--target", "cells05.zarr", "--output", "out/R"),
         ("stained.zarr", "cells05.zarr"),

@@ -38,10 +38,15 @@ class Case:
 
 
 def spread(categories: Sequence[str], cases: int, seed: int) -> list[Case]:
-    """As many cases as asked for, shared evenly by the categories."""
+    """As many cases as asked for, shared evenly by the categories, one of each in turn."""
     whole, rest = divmod(cases, len(categories))
     counts = [whole + (place < rest) for place in range(len(categories))]
-    return [Case(name, number, seed) for name, count in zip(categories, counts, strict=True) for number in range(count)]
+    return [
+        Case(name, number, seed)
+        for number in range(max(counts))
+        for name, count in zip(categories, counts, strict=True)
+        if number < count
+    ]
 
 
 def run_all(cases: Sequence[Case], work: Path, jobs: int) -> list[dict[str, Any]]:

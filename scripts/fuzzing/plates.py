@@ -5,7 +5,7 @@ import math
 import random
 from pathlib import Path
 
-from scripts.fuzzing import documents, files, oracles
+from scripts.fuzzing import documents, files, oracles, schemas
 from scripts.fuzzing.commands import COMMANDS
 from scripts.fuzzing.trial import Judge, Measures, Trial, difference, on_command
 from scripts.fuzzing.world import World
@@ -40,7 +40,11 @@ def _metadata(world: World, folder: Path, choose: random.Random, plate: str) -> 
     if choose.random() < 0.15:
         words = f"{path.relative_to(folder)}: {files.mutate(path, choose)}"
     else:
-        change = documents.mutate(path.read_bytes(), choose, _below(path, choose))
+        typed = [e for e in world.facts["documents"] if e["file"] == str(path.relative_to(folder))]
+        if typed and choose.random() < 0.4:
+            change = schemas.change(path.read_bytes(), tuple(typed[0]["path"]), typed[0]["kind"], choose)
+        else:
+            change = documents.mutate(path.read_bytes(), choose, _below(path, choose))
         path.write_bytes(change.content)
         words = f"{path.relative_to(folder)}: {change}"
     return on_command(world, command, words, _reads_right(plate, world))

@@ -1,5 +1,6 @@
 """Cases of what vsjax saved: checkpoints, their descriptions, and the records of plates that were made from plates."""
 
+import hashlib
 import json
 import random
 import shutil
@@ -77,8 +78,9 @@ def descriptions(world: World, folder: Path, choose: random.Random) -> Trial:
 
 def records(world: World, folder: Path, choose: random.Random) -> Trial:
     """A typed document of a plate that was made from a plate, or of a simulated one."""
-    command = choose.choice(["evaluate", "predict on", "predict on"])
-    return _typed(world, folder, choose, command, "stained.zarr/" if command == "evaluate" else "half.zarr/", _TELLS)
+    tops = {"evaluate": "stained.zarr/", "predict on": "half.zarr/", "simulate again": "simulated.zarr/"}
+    command = choose.choice(["evaluate", "predict on", "predict on", "simulate again"])
+    return _typed(world, folder, choose, command, tops[command], _TELLS)
 
 
 def _typed(
@@ -86,20 +88,35 @@ def _typed(
 ) -> Trial:
     world.copy(folder, *COMMANDS[command].inputs)
     known = [entry for entry in world.facts["documents"] if entry["file"].startswith(top)]
+    if "checkpoints" not in top:  # what is read as a record stands in attributes; the rest is the plate's metadata
+        known = [entry for entry in known if entry["path"][:1] == ["attributes"] and "ome" not in entry["path"]]
     entry = choose.choice(known)
     path, below = folder / entry["file"], tuple(entry["path"])
     for document in folder.rglob("zarr.json"):
         world.moved(document, folder)
-    content = json.loads(path.read_bytes())
     if choose.random() < 0.5:
         change = documents.mutate(path.read_bytes(), choose, below)
     else:
-        places = list(schemas.fields(schemas.find(entry["kind"]), documents.get(content, below)))
-        place, annotation, bounds = choose.choice(places)
-        change = documents.replace(content, (*below, *place), schemas.tokens(annotation, bounds, choose))
+        change = schemas.change(path.read_bytes(), below, entry["kind"], choose)
     path.write_bytes(change.content)
-    words = f"{entry['kind'].rpartition(':')[2]} in {entry['file']}: {change}"
+    sealed = choose.random() < 0.7 and _seal(path)
+    words = f"{entry['kind'].rpartition(':')[2]} in {entry['file']}: {change}{', sealed again' if sealed else ''}"
     return on_command(world, command, words, _typed_judge(change, decides, command))
+
+
+def _seal(file: Path) -> bool:
+    """Let the manifest of a checkpoint tell of a changed file, as whoever means harm would; whether there is one."""
+    step = next((parent for parent in file.parents if (parent / "manifest.json").exists()), None)
+    if step is None or file.name == "manifest.json":
+        return False
+    manifest = json.loads((step / "manifest.json").read_bytes())
+    item, _, name = str(file.relative_to(step)).partition("/")
+    content = file.read_bytes()
+    told = {"size": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+    manifest["items"][item]["files"][name] = told
+    manifest["sha256"] = hashlib.sha256(json.dumps(manifest["items"], sort_keys=True).encode()).hexdigest()
+    (step / "manifest.json").write_text(json.dumps(manifest))
+    return True
 
 
 def _typed_judge(change: documents.Change, decides: tuple[str, ...], command: str) -> Judge:

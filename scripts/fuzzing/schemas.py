@@ -15,8 +15,8 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import pydantic
 
+from scripts.fuzzing.documents import Change, get, replace, walk
 from scripts.fuzzing.documents import Path as Place
-from scripts.fuzzing.documents import get, walk
 from scripts.fuzzing.tokens import JSON_TOKENS
 
 
@@ -132,6 +132,13 @@ def inner_document(annotation: Any) -> Any:
     if isinstance(annotation, type) and issubclass(annotation, pydantic.BaseModel):
         return annotation
     return next(filter(None, map(inner_document, get_args(annotation))), None)
+
+
+def change(content: bytes, below: Place, kind: str, choose: random.Random) -> Change:
+    """One random change of a field of the document of this class that lies at a path."""
+    document = json.loads(content)
+    place, annotation, bounds = choose.choice(list(fields(find(kind), get(document, below))))
+    return replace(document, (*below, *place), tokens(annotation, bounds, choose))
 
 
 def tokens(annotation: Any, bounds: tuple[Any, ...], choose: random.Random) -> str:

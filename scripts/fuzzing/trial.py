@@ -68,7 +68,7 @@ def on_command(world: World, name: str, words: str, judge: Judge, seconds: float
         may_write=may_write(command),
         judge=judged,
         # what lies half done resumes: a refusal may come after some of it, as when the disk is full
-        may_write_always=(command.output,) if command.output.startswith(("out/", "half")) else (),
+        may_write_always=(command.output,) if command.output.startswith(("out/", "half", "simulated")) else (),
         seconds=seconds,
         sound=name,
     )

@@ -87,7 +87,6 @@ def config_flags(fields: dict[str, Any]) -> list[str]:
 def build(folder: Path) -> None:
     """Make all of it in an empty folder, the working directory."""
     from scripts.fuzzing import programs
-    from vsjax.simulate import main as simulate
 
     _write_plates()
     for plate in PLATES:
@@ -95,8 +94,7 @@ def build(folder: Path) -> None:
     programs.call(train_arguments())
     programs.call(["predict", "--checkpoint", "run", "--input", "cells05.zarr", "--output", "stained.zarr"])
     _halve(shutil.copytree("stained.zarr", "half.zarr"))
-    with programs.command_line(["simulate", "--output", "simulated.zarr", *SIMULATED]):
-        simulate()
+    programs.call(["simulate", "--output", "simulated.zarr", *SIMULATED])
     _write_weights()
 
 
