@@ -185,14 +185,16 @@ def flags(world: World, folder: Path, choose: random.Random) -> Trial:
         return trial
     world.copy(folder, *COMMANDS[name].inputs)
     sound = on_command(world, name, words, _flag_judge(texts))
-    writes = (*may_write(COMMANDS[name]), "out")
+    is_output = flag["name"] in ("--output", "--workdir")
+    writes = (texts[0].partition("/")[0],) if is_output else (*may_write(COMMANDS[name]), "out")
     return Trial(
         words=words,
         program=programs.run(changed),
         command=f"python -m vsjax.{' '.join(short(part) for part in changed)}",
         may_write=writes,
         may_write_always=sound.may_write_always,
-        judge=sound.judge if flag["name"] not in ("--output", "--workdir") else lambda folder: "",
+        judge=(lambda folder: "") if is_output else sound.judge,
+        sound="" if is_output else name,
     )
 
 

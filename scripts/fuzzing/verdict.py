@@ -77,8 +77,9 @@ def error_line(stderr: str) -> tuple[str, str]:
 
 def is_clear(line: str) -> bool:
     """Whether a line seems to say where, what and what to do: a guess by its words."""
-    head, colon, rest = line.partition(": ")
-    return bool(colon and rest and _SUBJECT.search(head) and _REMEDY.search(rest))
+    head, _, rest = line.partition(": ") if ": " in line else line.partition(" ")
+    names_something = _SUBJECT.search(head) or " " not in head  # such as the name of a file here
+    return bool(names_something and len(rest.split()) > 3 and _REMEDY.search(rest))
 
 
 def last_line(text: str) -> str:
