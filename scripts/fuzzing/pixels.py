@@ -76,7 +76,8 @@ def _image(choose: random.Random, shape: tuple[int, ...]) -> tuple[np.ndarray, s
 
 
 def _plate(world: World, folder: Path, choose: random.Random) -> Trial:
-    shape, scale = choose.choice(SHAPES), choose.choice(SCALES) if choose.random() < 0.3 else SCALES[0]
+    shape = choose.choice(SHAPES) if choose.random() < 0.4 else SHAPE
+    scale = choose.choice(SCALES) if choose.random() < 0.15 else SCALES[0]
     image, words = _image(choose, shape)
     version = choose.choice(["0.4", "0.5"])
     world.copy(folder, "run")
@@ -190,7 +191,10 @@ def _array(world: World, folder: Path, choose: random.Random) -> Trial:
         volume, words = _image(choose, choose.choice(VOLUMES))
         if choose.random() < 0.4:
             volume, words = _image_of(choose.choice(VOLUMES[:4]), choose)
-    settings, axes, statistics = choose.choice(SETTINGS), choose.choice(AXES), choose.choice(STATISTICS)
+    odd = choose.choice(["settings", "axes", "statistics", "all", "none"])  # one thing at a time, most times
+    settings = choose.choice(SETTINGS) if odd in ("settings", "all") else {}
+    axes = choose.choice(AXES) if odd in ("axes", "all") else None
+    statistics = choose.choice(STATISTICS) if odd in ("statistics", "all") else None
 
     def program() -> None:
         import vsjax

@@ -131,7 +131,8 @@ def statistics(world: World, folder: Path, choose: random.Random) -> Trial:
         command = choose.choice(["evaluate", "statistics for convert", "features"])
     world.copy(folder, *COMMANDS[command].inputs)
     found = [p for p in sorted((folder / plate).rglob("*")) if p.name in ("zarr.json", ".zattrs")]
-    path = choose.choice([p for p in found if b'"normalization"' in p.read_bytes()])
+    found = [p for p in found if b'"normalization"' in p.read_bytes()]
+    path = choose.choice(found[1:] if choose.random() < 0.8 else found)  # the top comes first; few networks read it
     below = ("normalization",) if path.name == ".zattrs" else ("attributes", "normalization")
     change = documents.mutate(path.read_bytes(), choose, _narrowed(path, below, choose))
     path.write_bytes(change.content)
@@ -140,12 +141,14 @@ def statistics(world: World, folder: Path, choose: random.Random) -> Trial:
 
 def _narrowed(path: Path, below: documents.Path, choose: random.Random) -> documents.Path:
     """The statistics of the scope that the network reads, most times."""
-    deeper = (*below, choose.choice(["BF", "nuclei"]), "fov_statistics")
+    deeper = (*below, choose.choice(["BF", "BF", "BF", "nuclei"]), "fov_statistics")
+    if choose.random() < 0.5:
+        deeper = (*deeper, choose.choice(["mean", "std"]))  # what the run is normalised by
     try:
         documents.get(json.loads(path.read_bytes()), deeper)
     except KeyError:
         return below
-    return deeper if choose.random() < 0.6 else below
+    return deeper if choose.random() < 0.8 else below
 
 
 def _statistics_judge(change: documents.Change) -> Judge:

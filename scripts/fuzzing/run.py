@@ -4,7 +4,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -15,14 +15,8 @@ from scripts.fuzzing.trial import Trial
 from scripts.fuzzing.verdict import judge, last_line
 
 
-def run_trial(trial: Trial, folder: Path, before_judging: Callable[[], object] | None = None) -> dict[str, Any]:
-    """Run what is ready in `folder/files`; everything in `folder` is watched.
-
-    Args:
-        trial: what is ready.
-        folder: of it.
-        before_judging: makes what the judge of an accepted case needs.
-    """
+def run_trial(trial: Trial, folder: Path) -> dict[str, Any]:
+    """Run what is ready in `folder/files`; everything in `folder` is watched."""
     inside, logs = folder / "files", folder.parent / f"{folder.name}.logs"
     if trial.setup is not None:
         made = run_child(trial.setup, inside, logs)
@@ -34,8 +28,6 @@ def run_trial(trial: Trial, folder: Path, before_judging: Callable[[], object] |
     after = snapshot.take(folder)
     allowed = trial.may_write if outcome.status == 0 else trial.may_write_always
     changed = snapshot.changes(before, after, _expand(allowed, before, after))
-    if outcome.status == 0 and before_judging is not None:
-        before_judging()
     wrongly = _judge(trial, inside, logs) if outcome.status == 0 else ""
     return _result(trial, outcome, changed, wrongly) | {"whole_seconds": round(time.monotonic() - start, 2)}
 
