@@ -79,7 +79,8 @@ for name, toy in list(globals().items()):
     (folder / "files").mkdir(parents=True)
     (folder / "files" / "input.txt").write_text("input")
     judge = lambda folder: "" if (folder / "out.txt").read_text() == "result" else "another result"
-    results[name] = run_trial(Trial(name, toy, name, ("out.txt",), judge, seconds=1.0 if "hangs" in name else 20.0), folder)
+    seconds = 1.0 if "hangs" in name else 20.0
+    results[name] = run_trial(Trial(name, toy, name, ("out.txt",), judge, seconds=seconds), folder)
 results["accepts_wrongly"] = run_trial(Trial(name, accepts, name, ("out.txt",), lambda _: "is wrong"), folder)
 print(json.dumps(results))
 """
@@ -129,7 +130,7 @@ def test_the_harness_tells_clear_lines_from_others(toys):
 def test_a_sample_of_mutations_finds_no_fault(tmp_path):
     """Every category, by a fixed seed."""
     done = subprocess.run(
-        [sys.executable, "scripts/fuzz.py", "--cases", "52", "--seed", "0", "--output", str(tmp_path / "results.json")],
+        [sys.executable, "scripts/fuzz.py", "--cases", "39", "--seed", "0", "--output", str(tmp_path / "results.json")],
         cwd=ROOT,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         capture_output=True,
@@ -140,5 +141,5 @@ def test_a_sample_of_mutations_finds_no_fault(tmp_path):
     assert done.returncode == 0, done.stdout[-5000:] + done.stderr[-5000:]
     results = json.loads((tmp_path / "results.json").read_text())
     assert len({line["category"] for line in results}) == 13
-    assert sum(line["accepted"] for line in results) > 5
-    assert sum(bool(line["line"]) for line in results) > 20
+    assert sum(line["accepted"] for line in results) > 4
+    assert sum(bool(line["line"]) for line in results) > 15

@@ -35,7 +35,7 @@ def ensure_sound(known: world.World, name: str, folder: Path) -> dict[str, Any]:
     file = known.sound_file(name)
     if not file.exists():
         found = _sound(name, COMMANDS[name], known, folder)
-        if found["seconds"] > 2:
+        if found["seconds"] > 5:
             found = _sound(name, COMMANDS[name], known, folder)  # with what XLA kept
         whole = file.with_suffix(f".{os.getpid()}")
         whole.write_text(json.dumps(found))

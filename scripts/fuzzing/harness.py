@@ -114,7 +114,18 @@ def run_case(case: Case, known: world.World, folder: Path) -> dict[str, Any]:
     inside = folder / "files"
     inside.mkdir(parents=True)
     (folder / "neighbour.txt").write_text("nobody may touch this\n")
-    trial = CATEGORIES[case.category](known, inside, case.choose())
+    try:
+        trial = CATEGORIES[case.category](known, inside, case.choose())
+    except Exception as error:  # one case that cannot be made must not end all others
+        faults = {"traceback": f"of the harness: {type(error).__name__}: {error}"}
+        return {
+            **asdict(case),
+            "words": "cannot be made",
+            "faults": faults,
+            "accepted": False,
+            "line": "",
+            "clear": True,
+        }
     if trial.sound:  # also where the case is refused: what fails on sound inputs too tells nothing
         facts.ensure_sound(known, trial.sound, folder.with_name(f"{folder.name}.sound"))
     return {**asdict(case), **run_trial(trial, folder)}

@@ -84,8 +84,8 @@ def _statistics(path: Path) -> Iterator[tuple[str, Any]]:
             content = json.loads(document.read_text())
         except (ValueError, RecursionError, OSError):
             continue  # what a case changed
-        attributes = content.get("attributes", {}) if document.name == "zarr.json" else content
-        if "normalization" in attributes:
+        attributes = content if document.name == ".zattrs" else isinstance(content, dict) and content.get("attributes")
+        if isinstance(attributes, dict) and "normalization" in attributes:
             yield str(document.relative_to(path)), attributes["normalization"]
 
 

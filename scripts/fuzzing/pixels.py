@@ -69,9 +69,8 @@ def _image(choose: random.Random, shape: tuple[int, ...]) -> tuple[np.ndarray, s
             image[middle] = values[middle].astype(kind)
             image[low], image[high] = limits.min, limits.max
         else:
-            # dates take whole numbers, raw bytes what text holds
-            through = {"M": values.astype("i8"), "V": values.astype("S4").view("V4")}
-            image = through.get(kind.kind, values).astype(kind)
+            through = {"M": "i8", "V": "S4"}.get(kind.kind, "f8")  # dates take whole numbers, raw bytes what text holds
+            image = values.astype(through).astype(kind)
     return image, f"{dtype} {content} {shape}"
 
 

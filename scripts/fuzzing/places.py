@@ -33,6 +33,7 @@ NO_INPUT = ("missing", "below a file", "an empty folder", "a file", "a FIFO", "a
 # outputs under which nothing stands in the way, though the name is odd
 HARMLESS = ("newline", "control", "space", "star", "percent", "not UTF-8", "leading dash", "emoji", "a broken link",
             "300 characters", "5000 characters")  # fmt: skip
+REPORT = ("metrics.json", "pixel.csv", "pixel.png", "pixel_panels_nuclei.png", "pixel_summary.csv")
 SECONDS_FOR_NETWORK = 40.0  # where the program waits for an answer as long as it says that it does
 
 
@@ -54,7 +55,10 @@ def paths(world: World, folder: Path, choose: random.Random) -> Trial:
     overwrite = is_output and flag == "--output" and choose.random() < 0.5
     arguments = [*_replaced(command.arguments, flag, place), *(["--overwrite"] if overwrite else [])]
     words = f"{name}: {flag} {kind}: {short(place)!r}{' --overwrite' if overwrite else ''}"
-    is_fine = is_output and kind in HARMLESS
+    # a report is written beside what is there, and leaves that as it is
+    is_report = name == "evaluate" and overwrite and kind in ("a foreign folder", "a link to a foreign folder")
+    is_fine = (is_output and kind in HARMLESS) or is_report
+    written = [f"place/{file}" for file in REPORT] if is_report else ["out", "nothing", " ", "n" * 300]
 
     def judge(folder: Path) -> str:
         return "" if is_fine or (not is_output and kind in ("space",)) else f"{flag} {kind} was taken"
@@ -63,7 +67,7 @@ def paths(world: World, folder: Path, choose: random.Random) -> Trial:
         words=words,
         program=programs.run(arguments),
         command=f"python -m vsjax.{' '.join(map(short, arguments))}",
-        may_write=("out", "nothing", " ", "n" * 300) if is_fine else (),
+        may_write=tuple(written) if is_fine else (),
         may_write_always=("out",) if is_fine else (),
         judge=judge,
         seconds=SECONDS_FOR_NETWORK if kind == "no answer" else 20.0,

@@ -26,7 +26,6 @@ BROKEN_FILES = {
     "imports what is not there": "import nothing_like_this\n",
     "null bytes": "\x00\x00",
     "takes two": "def get_config(a, b):\n    pass\n",
-    "exits": "import sys\nsys.exit()\n",
 }
 
 
@@ -80,12 +79,13 @@ def _field(world: World, task: str, model: str, choose: random.Random) -> tuple[
 def _config_file(task: str, model: str, place: Place, value: Any, fields: Mapping[str, Any]) -> str:
     """A config file that changes one field whatever its type."""
     base = 'base("debug")' if fields else f"base_config({model!r}, {task!r})"
-    lines = ["from configs.common import base_config", "from configs.fnet3d import get_config as base", "", ""]
+    lines = ["from ml_collections import ConfigDict", "from configs.common import base_config"]
+    lines += ["from configs.fnet3d import get_config as base", "", ""]
     lines += ["def get_config():", "    nan, inf = float('nan'), float('inf')", f"    config = {base}"]
-    lines += ["    config.unlock()", "    with config.ignore_type():"]
     parsed = {name: _literal(text) for name, text in fields.items()}
-    lines += [f"        config.{name} = {text!r}" for name, text in parsed.items()]
-    lines += [f"        config{''.join(f'[{part!r}]' for part in place)} = {value!r}", "    return config", ""]
+    lines += [f"    config.{name} = {text!r}" for name, text in parsed.items()]
+    lines += ["    plain = config.to_dict()  # a ConfigDict would make 0.0 of False"]
+    lines += [f"    plain{''.join(f'[{part!r}]' for part in place)} = {value!r}", "    return ConfigDict(plain)", ""]
     return "\n".join(lines)
 
 
@@ -180,7 +180,8 @@ def flags(world: World, folder: Path, choose: random.Random) -> Trial:
     changed = [*_without(arguments, flag["name"]), *given]
     words = f"{name}: {' '.join(map(short, given))}"
     if name == "simulate":
-        trial = _own_trial(words, changed, ("out/P.zarr",), lambda *_: "")
+        written = texts[0].partition("/")[0] if flag["name"] == "--output" else "out/P.zarr"
+        trial = _own_trial(words, changed, (written,), lambda *_: "")
         world.copy(folder)
         return trial
     world.copy(folder, *COMMANDS[name].inputs)

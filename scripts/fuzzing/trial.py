@@ -52,6 +52,8 @@ def on_command(world: World, name: str, words: str, judge: Judge, seconds: float
     """
     command = COMMANDS[name]
 
+    is_in_place = any(path.endswith("#documents") for path in may_write(command))
+
     def judged(folder: Path) -> str:
         sound = world.sound(name)["measure"]
         found = oracles.measure(folder / command.output)
@@ -59,6 +61,8 @@ def on_command(world: World, name: str, words: str, judge: Judge, seconds: float
         bad = [] if command.output in command.inputs else found.get("bad")
         if bad:
             return f"wrote {bad[0]}"
+        if is_in_place:  # its pixels are those that the case changed: only what was computed of them tells
+            found, sound = ({"statistics": part["statistics"]} for part in (found, sound))
         return "" if found == sound else judge(folder, found, sound)
 
     return Trial(
