@@ -161,7 +161,7 @@ def test_what_is_refused_before_anything_is_written(plate, tmp_path):
     before = sorted(path for path in tmp_path.rglob("*") if path.is_file())
     for settings, output, message in (
         (Equalization(channels=("DAPI",)), "q.zarr", "channel 'DAPI' does not exist"),
-        (Equalization(channels=("nuclei",), kernel=(5, 2**15, 2**15)), "q.zarr", "does not suit a volume of (5, 24, 28)"),
+        (Equalization(channels=("nuclei",), kernel=(5, 2**15, 2**15)), "q.zarr", "does not suit a volume"),
         (SETTINGS, "p.zarr", "lie in one another"),
         (SETTINGS, "p.zarr/A/q.zarr", "lie in one another"),
     ):

@@ -291,7 +291,11 @@ def check_apart(source: str | Path, output: str | Path, flag: str = "--output") 
         output: what is written.
         flag: that names the output, for the message.
     """
-    if _lies_in(source, output) or _lies_in(output, source):
+    try:
+        inside = _lies_in(source, output) or _lies_in(output, source)
+    except OSError as error:  # a name that is too long, a loop of links
+        raise UserError(f"{output}: cannot be written ({error.strerror}); choose another {flag}") from error
+    if inside:
         raise UserError(f"{output}: {flag} and the input ({source}) lie in one another; choose another {flag}")
 
 
