@@ -125,7 +125,7 @@ def change(path, **fields):
         ([1, 1, 1, -8, 8], None, "shape.3: is -8"),
         ([1, 1, 1, True, 8], None, "shape.3: is True"),
         ([1, 1, 1, 10**30, 8], None, "shape.3: is 1000"),
-        ([1, 1, 1, 8, 8], [1, 1, 1, 8], "in chunks of 4"),
+        ([1, 1, 1, 8, 8], [1, 1, 1, 8], "but chunks of 4"),
         ("text", None, "shape: is 'text'"),
     ],
 )
