@@ -216,7 +216,8 @@ def _change_container(state: Mapping[str, np.ndarray], choose: random.Random, co
         return _with_bomb(content, state, member), f"{member} unpacks to {BOMB_BYTES} bytes"
     if how in ("big", "empty", "text"):
         raw = {"big": b"big", "empty": b"", "text": b"text" * 1000}[how]
-        return write_zip(content, state, **{member: raw}), f"{member} holds {raw[:10]!r}"
+        other_numbers = "valid archive, " if member.startswith("data/") else ""
+        return write_zip(content, state, **{member: raw}), f"{other_numbers}{member} holds {raw[:10]!r}"
     if how in ("long name", "many"):
         names = ["n" * 60_000] if how == "long name" else [f"extra/{n}" for n in range(20_000)]
         return write_zip(content, state, **dict.fromkeys(names, b"")), f"valid archive, {how}"
