@@ -15,7 +15,7 @@ from vsjax.interop.conversion import ConvertedNetwork, convert_file
 from vsjax.interop.published import find_recipe
 from vsjax.models.registry import MODELS
 from vsjax.plates.reader import open_plate
-from vsjax.plates.storage import check_apart
+from vsjax.plates.storage import check_apart, local_output
 from vsjax.program import Parser, parse_settings, real, run_program
 from vsjax.runtime.checkpoint import describe_checkpoint, save_variables
 from vsjax.runtime.description import Description, make_description
@@ -58,9 +58,9 @@ class Data:
 def main(arguments: list[str] | None = None) -> None:
     """Parse the command line, convert, and say what was found and what was assumed."""
     options = _parser().parse_args(arguments)
-    output = Path(options.output).absolute()
     for source in filter(None, (options.input, options.statistics)):
-        check_apart(source, output)
+        check_apart(source, options.output)
+    output = local_output(options.output)
     _check_output(output, options.overwrite)
     network = convert_file(options.input, options.model, parse_settings("--set", options.set))
     config = {

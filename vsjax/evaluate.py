@@ -29,7 +29,7 @@ from vsjax.evaluation.pairing import CHOICES, UNITS, Job, pair_plates, source_ch
 from vsjax.evaluation.pixel import PixelLevel
 from vsjax.plates.reader import Plate, open_plate
 from vsjax.plates.step import RECORD_ATTRIBUTE
-from vsjax.plates.storage import Store, check_apart
+from vsjax.plates.storage import Store, check_apart, local_output
 from vsjax.program import Parser, add_process_flags, run_program, which_process
 from vsjax.schema import to_json
 from vsjax.version import __version__
@@ -88,10 +88,10 @@ def evaluate(
         UserError: nothing to compare, a prediction unfinished, something that a level requires missing, or an output
             that exists.
     """
-    output = Path(output)
     plates = open_plate(prediction), open_plate(target)
     for plate in plates:
-        check_apart(plate.url, str(output))
+        check_apart(plate.url, output)
+    output = local_output(output)
     jobs = pair_plates(*plates, channels=channels, positions=positions, units=units)
     names = {"source": _check_source(source or source_channel(jobs), jobs), "labels": labels}
     chosen = _choose(levels, names)

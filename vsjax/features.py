@@ -14,7 +14,7 @@ from vsjax.evaluation.feature_pictures import draw, picture_slices, picture_stag
 from vsjax.inference.predictor import Predictor
 from vsjax.models.registry import network_of
 from vsjax.plates.reader import open_plate
-from vsjax.plates.storage import check_apart
+from vsjax.plates.storage import check_apart, local_output
 from vsjax.program import Parser, run_program, whole
 from vsjax.runtime.checkpoint import load_checkpoint
 
@@ -25,9 +25,9 @@ _PNG = b"\x89PNG\r\n\x1a\n"
 def main(arguments: list[str] | None = None) -> None:
     """Parse the command line, compute one window, and draw."""
     options = _parser().parse_args(arguments)
-    output = Path(options.output)
     for source in (options.checkpoint, options.input):
-        check_apart(source, output)
+        check_apart(source, options.output)
+    output = local_output(options.output)
     _check_output(output, options.overwrite)
     checkpoint = load_checkpoint(options.checkpoint)
     predictor = Predictor(checkpoint)
@@ -58,8 +58,8 @@ def _check_output(output: Path, overwrite: bool) -> None:
         raise UserError(f"{output}: exists; choose another --output, or --overwrite")
     if output.exists() and not (output.is_file() and output.open("rb").read(len(_PNG)) == _PNG):
         raise UserError(f"{output}: is no picture, so --overwrite spares it; choose another --output")
-    if not output.absolute().parent.is_dir():
-        raise UserError(f"{output}: there is no folder {output.absolute().parent}; make it or choose another --output")
+    if not output.parent.is_dir():
+        raise UserError(f"{output}: there is no folder {output.parent}; make it or choose another --output")
 
 
 def _parser() -> argparse.ArgumentParser:

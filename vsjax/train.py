@@ -60,11 +60,8 @@ def train(config: ConfigDict, workdir: str | Path) -> dict[str, float]:
         UserError: something the user can put right; nothing has been written yet, or what was saved stays usable.
         Preempted: told to stop by SIGTERM; everything is saved, the same command resumes.
     """
-    if "://" in str(workdir):
-        raise UserError(f"{workdir}: a run needs a folder of this machine's file system; choose another --workdir")
-    workdir = Path(workdir).absolute()
     config = check_config(config)
-    check_workdir(workdir, config.data.plates, config.init.checkpoint)
+    workdir = check_workdir(workdir, config.data.plates, config.init.checkpoint)
     with ExitStack() as resources:  # closed in turn, whatever happens
         is_first_process = jax.process_index() == 0
 

@@ -10,7 +10,7 @@ import pytest
 
 from vsjax.errors import UserError
 from vsjax.plates.reader import open_plate
-from vsjax.plates.storage import check_apart
+from vsjax.plates.storage import check_apart, kvstore_spec, local_output
 
 
 @pytest.mark.parametrize(
@@ -122,3 +122,30 @@ def test_documents_are_ordinary_files(tmp_path, zarr_plate, version, kind):
             assert look_at(path) == ((1, 1, 1, 4, 4), ())
             document.unlink()
             document.write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    ("output", "message"),
+    [
+        ("", "must be a path"),
+        ("gs://bucket/run", "must be a path"),
+        ("{here}/file/run", "file is no folder"),
+        ("{here}/P.zarr", "is a zarr hierarchy"),
+        ("{here}/P.zarr/A/report", "is a zarr hierarchy"),
+        ("{here}/loop", "is a broken link"),
+        ("{here}/" + "x" * 300, "cannot be written"),
+    ],
+)
+def test_where_only_a_file_system_will_do(tmp_path, output, message):
+    (tmp_path / "file").touch()
+    (tmp_path / "P.zarr").mkdir()
+    (tmp_path / "P.zarr" / ".zgroup").touch()
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    with pytest.raises(UserError, match=message):
+        local_output(output.format(here=tmp_path))
+    assert local_output(tmp_path / "new" / "report") == tmp_path / "new" / "report"
+
+
+def test_names_that_tensorstore_does_not_take():
+    with pytest.raises(UserError, match="is not UTF-8"):
+        kvstore_spec(os.fsdecode(b"plates/\xff.zarr"))

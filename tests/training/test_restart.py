@@ -37,11 +37,11 @@ def place(tmp_path):
         (".", "--workdir and the input .* lie in one another"),
         ("measured.zarr", "lies in .*measured.zarr, which is a zarr hierarchy"),
         ("measured.zarr/A/1/run", "lies in .*measured.zarr, which is a zarr hierarchy"),
-        ("file", "file is no folder"),
+        ("file", "file: is no folder"),
         ("file/run", "file is no folder"),
         ("checkpoints/best/4", "lies in the checkpoints of a run"),
         ("weights", "config.init.checkpoint"),
-        ("x" * 300, "cannot be read"),
+        ("x" * 300, "cannot be written"),
     ],
 )
 def test_where_no_run_may_lie(place, workdir, message):

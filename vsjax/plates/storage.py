@@ -23,6 +23,7 @@ CACHE_BYTES = 512 << 20  # decoded chunks shared by every array of the process
 TIMEOUT = "VSJAX_TIMEOUT_S"  # the environment's variable: seconds that a server may let wait
 LOCK = ".__lock"  # ends TensorStore's name for a file that it is about to write, left where it was killed meanwhile
 _UPDATE_ATTEMPTS = 100
+_ZARR = ("zarr.json", ".zgroup", ".zattrs", ".zarray")  # documents at the top of a hierarchy
 _RETRIES = 4  # of a request that a server did not answer
 _REMEDY = "restore it or write the plate again"
 
@@ -61,9 +62,13 @@ def kvstore_spec(url: str | Path) -> dict[str, Any]:
     """TensorStore's key-value store specification for `url`, with a path that ends in "/".
 
     A path without a scheme is local. `AWS_ENDPOINT_URL` and `AWS_REGION` are honoured for s3://, as other tools do.
-    Raises UserError for another scheme or a missing bucket.
+    Raises UserError for another scheme, a missing bucket or a name that is not UTF-8.
     """
     text = str(url)
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise UserError(f"{text}: is not UTF-8, which TensorStore's names are; rename it") from error
     scheme, separator, _ = text.partition("://")
     if not separator:
         return {"driver": "file", "path": _folder(os.path.abspath(text))}
@@ -209,7 +214,7 @@ class Store:
 
     def is_zarr(self) -> bool:
         """Whether the top of the store carries zarr metadata, of either format."""
-        futures = [(key, self.read_async(key)) for key in ("zarr.json", ".zgroup", ".zattrs", ".zarray")]
+        futures = [(key, self.read_async(key)) for key in _ZARR]
         return any(self._content(key, future) is not None for key, future in futures)
 
     def walk(self) -> Iterator[tuple[str, bool]]:
@@ -279,6 +284,28 @@ def resolve(future: ts.Future, where: str, action: str = "read", seconds: float 
         raise UserError(
             f"{where}: cannot be {action}: {reason}; check that the file is complete and accessible"
         ) from error
+
+
+def local_output(path: str | Path, flag: str = "--output") -> Path:
+    """The absolute path of what only a file system can hold: a run, a report, a picture.
+
+    Raises:
+        UserError: it is a URL, below a file, in a plate or one, a broken link, or no name that the file system takes.
+    """
+    if not str(path) or "://" in str(path):
+        raise UserError(f"{flag} {str(path)!r}: must be a path of this machine's file system; choose another {flag}")
+    output = Path(path).absolute()
+    try:
+        if output.is_symlink() and not output.exists():
+            raise UserError(f"{output}: is a broken link; choose another {flag}")
+        for folder in (output, *output.parents):
+            if folder != output and os.path.lexists(folder) and not folder.is_dir():
+                raise UserError(f"{output}: {folder} is no folder; choose another {flag}")
+            if any(os.path.lexists(folder / name) for name in _ZARR):
+                raise UserError(f"{output}: lies in {folder}, which is a zarr hierarchy; choose another {flag}")
+    except OSError as error:  # such as a name that is too long
+        raise UserError(f"{output}: cannot be written ({error.strerror}); choose another {flag}") from error
+    return output
 
 
 def check_apart(source: str | Path, output: str | Path, flag: str = "--output") -> None:

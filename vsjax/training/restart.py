@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from vsjax.errors import UserError, shorten
-from vsjax.plates.storage import check_apart
+from vsjax.plates.storage import check_apart, local_output
 from vsjax.runtime.checkpoint import KINDS, steps_in
 from vsjax.runtime.description import Description
 from vsjax.training.writers import LINE_BEGINS, LOG_NAME
@@ -21,40 +21,39 @@ FREE = {
 }
 
 _FOLDERS = ("checkpoints", "images", "tensorboard")  # filled only after the log was begun
-_ZARR = ("zarr.json", ".zgroup", ".zattrs", ".zarray")
 
 
-def check_workdir(workdir: Path, plates: Iterable[str], initial: str) -> None:
-    """Refuse a folder in which a run would damage something or be mixed with it. Nothing is written.
+def check_workdir(workdir: str | Path, plates: Iterable[str], initial: str) -> Path:
+    """The absolute path of a folder in which a run damages nothing and is not mixed with anything. Nothing is written.
 
     A folder with other files is taken if none of them has a name of the run's.
 
     Args:
-        workdir: absolute.
+        workdir: the run's folder.
         plates: `config.data.plates`.
         initial: `config.init.checkpoint`.
 
     Raises:
         UserError: it lies in a plate or around one, below a file or in another run's checkpoints, or holds what is no
-            run of vsjax under its names; or it is where the first weights come from.
+            run of vsjax under its names; or it is where the first weights come from, or no folder of this machine.
     """
     if initial and os.path.realpath(initial) == os.path.realpath(workdir):
         raise UserError(
             f"{workdir}: --workdir is config.init.checkpoint, whose weights the run would replace; choose another"
         )
+    for plate in plates:
+        check_apart(plate, workdir, "--workdir")
+    workdir = local_output(workdir, "--workdir")
     try:
-        for plate in plates:
-            check_apart(plate, workdir, "--workdir")
+        if os.path.lexists(workdir) and not workdir.is_dir():
+            raise UserError(f"{workdir}: is no folder; choose another --workdir")
         for folder in (workdir, *workdir.parents):
-            if os.path.lexists(folder) and not folder.is_dir():
-                raise UserError(f"{workdir}: {folder} is no folder; choose another --workdir")
-            if any(os.path.lexists(folder / name) for name in _ZARR):
-                raise UserError(f"{workdir}: lies in {folder}, which is a zarr hierarchy; choose another --workdir")
             if folder.name in KINDS and folder.parent.name == "checkpoints":
                 raise UserError(f"{workdir}: lies in the checkpoints of a run; choose another --workdir")
         _check_contents(workdir)
     except OSError as error:
         raise UserError(f"{workdir}: cannot be read ({error.strerror}); choose another --workdir") from error
+    return workdir
 
 
 def _check_contents(workdir: Path) -> None:
