@@ -63,12 +63,13 @@ class Pixels:
             return
         per_axis = _chunks_of(self.store, files)
         asked, there = math.prod(map(len, per_axis)), 0
+        folders: dict[str, bool] = {}  # a million chunks lie in some thousand
         for index in itertools.product(*per_axis):
             path = f"{folder}/{files.key(index)}"
-            if has_file(path):
-                there += 1
-            else:
-                _check_above(path, folder)
+            above = path.rpartition("/")[0]
+            if above not in folders:
+                folders[above] = _has_folder(above, folder)
+            there += folders[above] and has_file(path)
         size = asked * math.prod(files.chunks) * files.bytes
         if (asked > _MANY_FILES or size > _MANY_BYTES) and there * _PART < asked and not may_be_empty:
             raise UserError(
@@ -108,10 +109,12 @@ def _distinct(places: np.ndarray, chunk: int) -> list[int]:
     return np.unique(places // chunk).tolist()
 
 
-def _check_above(path: str, folder: Path) -> None:
-    """A chunk that is not there was never written if its folder, or the first one above that is there, is a folder."""
-    above = os.path.dirname(path)
-    while not os.path.isdir(above) and above != str(folder):
+def _has_folder(path: str, array: Path) -> bool:
+    """Whether chunks can be in the folder at `path`, which is the array's or below it. Where it is not there, they were
+    never written if the first above it that is there is a folder; UserError otherwise."""
+    above = path
+    while not os.path.isdir(above) and above != str(array):
         if os.path.lexists(above):
             raise UserError(f"{above}: is no folder, but chunks belong into it; copy the plate again")
         above = os.path.dirname(above)
+    return above == path
