@@ -118,7 +118,7 @@ def find_location_scale(
     ]
     location, scale = as_float32(pairs).T
     for channel, at, by in zip(channels, location, scale, strict=True):
-        if not (np.isfinite(at) and np.isfinite(by) and by >= np.finfo(np.float32).tiny):
+        if not (np.isfinite(at) and np.isfinite(by)):
             raise UserError(f"channel {channel!r}: its statistics {where} are beyond what float32 holds; rescale it")
     return location, scale
 
