@@ -27,6 +27,7 @@ from vsjax.evaluation.journal import Journal
 from vsjax.evaluation.level import Level, Measurement, Results, Row
 from vsjax.evaluation.pairing import CHOICES, UNITS, Job, pair_plates, source_channel
 from vsjax.evaluation.pixel import PixelLevel
+from vsjax.plates.parts import FOLDER
 from vsjax.plates.reader import Plate, open_plate
 from vsjax.plates.step import RECORD_ATTRIBUTE
 from vsjax.plates.storage import Store, check_apart, local_output
@@ -197,6 +198,8 @@ def _make_output(output: Path, journal: Journal, levels: Sequence[Level], overwr
     if overwrite:
         report.check_replaceable(output, levels)
         journal.delete()
+        if journal.started:  # it would be resumed, not measured anew
+            raise UserError(f"--overwrite: {output / FOLDER} cannot be deleted; remove it by hand")
     elif any(not path.is_dir() for path in output.rglob("*")) and not journal.started:  # in this order: others start
         raise UserError(f"--output {output}: exists and is not empty; name another directory or add --overwrite")
     try:

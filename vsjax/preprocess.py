@@ -158,7 +158,7 @@ def _make(step: Step, options: argparse.Namespace, skip_complete: bool = False) 
 
 
 def _channels_made(step: Step, url: str, channels: Sequence[str] | None) -> list[str]:
-    """The names of what the step makes of the plate's first image: of all channels, or of these names and indices."""
+    """The names of what the step makes of the plate's first image: of all channels, or of these, in their order."""
     image = step.derive(ImageInfo.of(open_plate(url).first_position())).image
     if channels is None:
         return list(image.channel_names)

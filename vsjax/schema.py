@@ -25,13 +25,14 @@ Share = Annotated[float, pydantic.Field(ge=0, le=1)]  # a probability, or a part
 Name = Annotated[str, pydantic.Field(min_length=1, max_length=4096)]  # of a channel, a file, ...
 
 
-def _each_once(names: tuple[str, ...]) -> tuple[str, ...]:
+def each_once(names: tuple[str, ...]) -> tuple[str, ...]:
+    """The same; a validator that refuses a name that is there twice."""
     if len(set(names)) != len(names):
         raise ValueError("name each once")
     return names
 
 
-Names = Annotated[tuple[Name, ...], pydantic.Field(min_length=1), pydantic.AfterValidator(_each_once)]
+Names = Annotated[tuple[Name, ...], pydantic.Field(min_length=1), pydantic.AfterValidator(each_once)]
 
 
 class Document(pydantic.BaseModel):

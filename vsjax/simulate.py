@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Annotated, Literal
 
 import numpy as np
-from pydantic import Field, field_validator
+from pydantic import AfterValidator, Field
 from tqdm import tqdm
 
 from vsjax.errors import UserError
@@ -25,7 +25,7 @@ from vsjax.optics.specimen import Specimen, draw_specimen
 from vsjax.plates.simulation_record import SIMULATION_ATTRIBUTE, SimulatedImage, SimulationRecord
 from vsjax.plates.writer import PlateWriter, create_plate
 from vsjax.program import Parser, run_program, whole
-from vsjax.schema import Document, parse
+from vsjax.schema import Document, each_once, parse
 
 CHANNELS = ("BF", "Phase", "nuclei", "membrane")
 LABELS = ("nuclei", "cells")
@@ -55,18 +55,11 @@ class SimulationConfig(Document):
         None, ge=1, le=10**6, description="--cells per area of one FOV, on average; None fills to the model's coverage"
     )
     time_points: int = Field(1, ge=1, le=10_000, description="--time-points")
-    channels: tuple[Literal["BF", "Phase", "nuclei", "membrane"], ...] = Field(
-        CHANNELS, min_length=1, description=f"--channels of {' '.join(CHANNELS)}, each once"
+    channels: Annotated[tuple[Literal["BF", "Phase", "nuclei", "membrane"], ...], AfterValidator(each_once)] = Field(
+        CHANNELS, min_length=1, description=f"--channels of {' '.join(CHANNELS)}"
     )
     model: CellModel = CellModel()
     microscope: Microscope = Microscope()
-
-    @field_validator("channels")
-    @classmethod
-    def _each_once(cls, channels: tuple[str, ...]) -> tuple[str, ...]:
-        if len(set(channels)) != len(channels):
-            raise ValueError("name each once")
-        return channels
 
     @property
     def dtype(self) -> np.dtype:

@@ -242,3 +242,19 @@ def test_overwrite_replaces_no_file_of_others(tmp_path, target, prediction, name
     assert [path.name for path in report.iterdir()] == [name.strip("/")]
     if not name.endswith("/"):
         assert (report / name).read_text() == '{"about": {"mine": 1}}'
+
+
+def test_measurements_that_stay_are_not_taken_for_new_ones(tmp_path, target, prediction):
+    """--overwrite deletes no folder behind a link; what is in it would be resumed."""
+    output = tmp_path / "r"
+
+    def stops(jobs, **_):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(prediction, target, output, progress=stops)
+    (journal,) = (output / ".vsjax" / "evaluation").iterdir()
+    journal.rename(tmp_path / "elsewhere")
+    journal.symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(UserError, match=r"--overwrite: .*\.vsjax cannot be deleted"):
+        evaluate(prediction, target, output, overwrite=True)

@@ -19,8 +19,9 @@ GOOD = np.random.default_rng(0).normal(100, 5, (3, 8, 8))
 
 @pytest.fixture(scope="module")
 def predictor(tmp_path_factory):
-    save_checkpoint(tmp_path_factory.mktemp("run"))
-    return vsjax.load(tmp_path_factory.getbasetemp() / "run0")
+    path = tmp_path_factory.mktemp("run")
+    save_checkpoint(path)
+    return vsjax.load(path)
 
 
 def refused(message, call, *arguments, **options):
@@ -83,11 +84,15 @@ def test_an_array_beyond_the_memory_is_refused_before_it_is_read(predictor):
         ({"statistics": {"Phase": {"mean": 90.0}}}, "lack 'mean' or 'std'"),
         ({"statistics": {"Phase": {"mean": np.nan, "std": 30.0}}}, "not finite"),
         ({"statistics": {"Phase": {"mean": 90.0, "std": 1e308}}}, "beyond what float32 holds"),
-        ({"statistics": {"Phase": {"mean": 0.0, "std": 1.2e-38}}}, "cannot be normalised"),
+        ({"statistics": {"Phase": {"mean": 0.0, "std": 1e-300}}}, "is constant and cannot be normalised"),
+        (
+            {"statistics": {"Phase": {"mean": 0.0, "std": 2e-30}}},
+            "pixels of the normalised image are NaN or infinite",
+        ),
     ],
 )
 def test_options(predictor, options, message):
-    volume = GOOD if "std" not in str(options) else GOOD * 1e3
+    volume = GOOD if "std" not in str(options) else GOOD * 1e9
     refused(message, predictor.predict, volume, **options)
 
 
@@ -100,6 +105,13 @@ def test_statistics_of_numpy_are_taken(predictor):
 def described(predictor, **changes):
     checkpoint = load_checkpoint(predictor.checkpoint["path"].split("/checkpoints/")[0])
     return dataclasses.replace(checkpoint, description=checkpoint.description.model_copy(update=changes))
+
+
+def test_a_config_without_a_compute_type_computes_in_float32(predictor):
+    """As its document says where a field is left out."""
+    config = {name: section for name, section in described(predictor).description.config.items() if name != "dtype"}
+    found = Predictor(described(predictor, config=config)).predict(GOOD)
+    np.testing.assert_array_equal(found, predictor.predict(GOOD))
 
 
 @pytest.mark.parametrize("role", ["source", "target"])

@@ -118,7 +118,7 @@ def change(path, **fields):
         ([1, 1, 2**40, 8, 8], None, "along z"),
         ([1, 1, 1, 2**40, 8], None, "along y"),
         ([1, 1, 1, 2**20, 2**20], None, "pixels in a plane (at most 2147483648)"),
-        ([1, 1, 9, 40000, 40000], [1, 1, 1, 8, 8], "chunks in a time point (at most 1048576)"),
+        ([1, 1, 9, 40000, 40000], [1, 1, 1, 8, 8], "chunks in a time point (at most 4194304)"),
         ([1, 1, 1, 8, 8], [1, 1, 64, 4096, 4096], "chunks of "),
         ([1, 1, 1, 4096, 4096], [1, 1, 2**30, 4096, 4096], "chunks of "),
         ([1, 1, 1, 0, 8], None, "shape.3: is 0"),
@@ -160,5 +160,18 @@ def test_of_very_much_something_must_be_there(tmp_path, zarr_plate):
     change(path, shape=[1, 1, 1, 20000, 20000], chunk_grid=grid)
     pixels = open_plate(path)["A/1/0"].array()
     assert not read(pixels[..., :600, :600].read(), "").any()
-    with pytest.raises(UserError, match=r"A/1/0/0: has 0 of 1600 chunks"):
+    with pytest.raises(UserError, match=r"A/1/0/0: hardly any of 1600 chunks"):
         pixels[..., ::32, ::32].read()
+
+
+@pytest.mark.parametrize("separator", ["/", "."])
+def test_a_light_sheet_of_millions_of_chunks_is_opened_and_an_empty_one_not_searched(tmp_path, zarr_plate, separator):
+    path = zarr_plate(tmp_path / "p.zarr", {"A/1/0": np.ones((1, 1, 1, 8, 8), np.float32)}, version="0.4")
+    layout = {"chunks": [1, 1, 1, 128, 128], "dimension_separator": separator}
+    change(path, shape=[1, 4, 1000, 4096, 4096], **layout)
+    pixels = open_plate(path)["A/1/0"].array()
+    assert not read(pixels[..., 9, :300, :300].read(), "").any()
+    start = time.monotonic()
+    with pytest.raises(UserError, match="hardly any of 4096000 chunks"):
+        pixels.read()
+    assert time.monotonic() - start < 5

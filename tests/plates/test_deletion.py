@@ -175,6 +175,7 @@ def stop_after(writes, monkeypatch):
         monkeypatch.setattr(owner, name, counted(getattr(owner, name)))
 
 
+@pytest.mark.parametrize("made", ["0.5"], indirect=True)
 @pytest.mark.parametrize("version", ["0.4", "0.5"])
 def test_one_stopped_at_any_document_is_replaced(tmp_path, made, monkeypatch, version):
     arguments = (Bright(), made / "measured.zarr", tmp_path / "Q.zarr")

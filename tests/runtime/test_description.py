@@ -33,7 +33,7 @@ DOCUMENT = {
         ("channels.source.normalization.statistic", "mean_iqr", "normalization.statistic: is 'mean_iqr'"),
         ("channels.source.normalization.statistic", [], r"normalization.statistic: is \(\)"),
         ("channels.source.normalization.other", 1, "normalization.other: there is no such field"),
-        ("channels.source.channels", ["BF", "BF"], "channels.source.channels: .* every name must stand there once"),
+        ("channels.source.channels", ["BF", "BF"], "channels.source.channels: .* name each once"),
         ("channels.source.channels", [""], "channels.source.channels.0: is ''"),
         ("channels.source.channels", "BF", "channels.source.channels: is 'BF'"),
         ("channels.source", None, "channels.source: is None"),

@@ -50,6 +50,14 @@ def test_damaged_lines_are_dropped(tmp_path, damage, place):
     assert [line["step"] for line in read_lines(tmp_path)] == [10, 20, 30]
 
 
+def test_a_metric_of_nothing_is_null(tmp_path):
+    """JSON has no NaN: a column that no sample of a validation defines."""
+    writer = MetricWriter(tmp_path, 0)
+    writer.write_scalars(10, {"val/loss": 0.5, "val/pearson/nuclei": float("nan")})
+    writer.close()
+    assert (tmp_path / "metrics.jsonl").read_text() == '{"step": 10, "val/loss": 0.5, "val/pearson/nuclei": null}\n'
+
+
 def test_images_are_written_as_they_are(tmp_path):
     image = np.random.default_rng(0).integers(0, 256, (6, 9, 3), np.uint8)
     writer = MetricWriter(tmp_path, 0)

@@ -67,4 +67,4 @@ def network_of(config: Mapping[str, Any]) -> Network:
     """The network of an experiment's or a checkpoint's config: its sections `model` and `dtype`; UserError as
     `build_model`."""
     settings = dict(config["model"])
-    return build_model(settings.pop("name"), config["dtype"], **settings)
+    return build_model(settings.pop("name"), config.get("dtype", "float32"), **settings)

@@ -7,7 +7,7 @@ taken by a folder or a broken link, and it waits for ever for a pipe.
 import itertools
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from vsjax.plates.array_metadata import ChunkFiles
 
 _MANY_BYTES, _MANY_FILES = 1 << 30, 1 << 16  # of a read; of so much there must be something on disk
 _PART = 1000  # at least one chunk in so many
+_DRAWN = 1 << 15  # chunks, at random, that are looked at first
 
 
 class Pixels:
@@ -62,18 +63,17 @@ class Pixels:
         if folder is None:
             return
         per_axis = _chunks_of(self.store, files)
-        asked, there = math.prod(map(len, per_axis)), 0
-        for index in itertools.product(*per_axis):
-            path = f"{folder}/{files.key(index)}"
-            if has_file(path):
-                there += 1
-            else:
-                _check_above(path, folder)
+        asked = math.prod(map(len, per_axis))
         size = asked * math.prod(files.chunks) * files.bytes
-        if (asked > _MANY_FILES or size > _MANY_BYTES) and there * _PART < asked and not may_be_empty:
+        may_be_empty |= asked <= _MANY_FILES and size <= _MANY_BYTES
+        enough = may_be_empty or asked <= _MANY_FILES or _some_are_there(files, folder, per_axis)
+        if enough:
+            there = _count(files, folder, itertools.product(*per_axis))
+            enough = may_be_empty or there * _PART >= asked
+        if not enough:
             raise UserError(
-                f"{folder}: has {there} of {asked} chunks of {size} bytes that are to be read; copy the plate again "
-                "or correct the shape in the array's document"
+                f"{folder}: hardly any of {asked} chunks of {size} bytes that are to be read is there; copy the plate "
+                "again, correct the shape in the array's document, or leave the image out if it is empty"
             )
 
 
@@ -108,10 +108,33 @@ def _distinct(places: np.ndarray, chunk: int) -> list[int]:
     return np.unique(places // chunk).tolist()
 
 
-def _check_above(path: str, folder: Path) -> None:
-    """A chunk that is not there was never written if its folder, or the first one above that is there, is a folder."""
-    above = os.path.dirname(path)
-    while not os.path.isdir(above) and above != str(folder):
+def _some_are_there(files: ChunkFiles, folder: Path, per_axis: Sequence[Sequence[int]]) -> bool:
+    """Whether there are some of many chunks, drawn at random: to look for all of what is not there takes minutes."""
+    counts = tuple(map(len, per_axis))
+    drawn = np.unravel_index(np.random.default_rng(0).integers(math.prod(counts), size=_DRAWN), counts)
+    indices = (tuple(axis[i] for axis, i in zip(per_axis, at, strict=True)) for at in zip(*drawn, strict=True))
+    return _count(files, folder, indices) * 4 * _PART >= _DRAWN  # 4: chance refuses no image that has enough
+
+
+def _count(files: ChunkFiles, folder: Path, indices: Iterable[tuple[int, ...]]) -> int:
+    """How many of these chunks there are. UserError where something else has the place of one."""
+    there = 0
+    folders: dict[str, bool] = {}  # a million chunks lie in some thousand
+    for index in indices:
+        path = f"{folder}/{files.key(index)}"
+        above = path.rpartition("/")[0]
+        if above not in folders:
+            folders[above] = _has_folder(above, folder)
+        there += folders[above] and has_file(path)
+    return there
+
+
+def _has_folder(path: str, array: Path) -> bool:
+    """Whether chunks can be in the folder at `path`, which is the array's or below it. Where it is not there, they were
+    never written if the first above it that is there is a folder; UserError otherwise."""
+    above = path
+    while not os.path.isdir(above) and above != str(array):
         if os.path.lexists(above):
             raise UserError(f"{above}: is no folder, but chunks belong into it; copy the plate again")
         above = os.path.dirname(above)
+    return above == path

@@ -9,28 +9,20 @@ import pydantic
 from vsjax.intensity.normalization import Normalization
 from vsjax.runtime.experiment import check_saved_config
 from vsjax.runtime.manifest import read_file
-from vsjax.schema import Document, parse, parse_object
+from vsjax.schema import Document, Name, Names, parse, parse_object
 from vsjax.version import __version__
 
 _REMEDY = "take another checkpoint, or train or convert again"
 # What `vsjax.preprocess` and VisCy write.
 _Statistic = Literal["min", "max", "mean", "std", "median", "iqr", "p5", "p95", "p95_p5", "p1", "p99", "p99_p1"]
-_Name = Annotated[str, pydantic.Field(min_length=1)]
 _Size = Annotated[float, pydantic.Field(gt=0)]
 
 
 class ChannelDescription(Document):
     """The channels of a role, in order, and how they are normalised."""
 
-    channels: tuple[_Name, ...] = pydantic.Field(min_length=1, description="names, each once")
+    channels: Names
     normalization: Normalization
-
-    @pydantic.field_validator("channels")
-    @classmethod
-    def _each_once(cls, channels: tuple[str, ...]) -> tuple[str, ...]:
-        if len(set(channels)) < len(channels):
-            raise ValueError("every name must stand there once")
-        return channels
 
 
 class Progress(Document):
@@ -65,10 +57,10 @@ class Description(Document):
     vsjax_version: str = __version__
     step: int = pydantic.Field(default=0, ge=0)
     config: dict[str, Any]
-    channels: dict[_Name, ChannelDescription] = pydantic.Field(default={})
+    channels: dict[Name, ChannelDescription] = pydantic.Field(default={})
     pixel_size_um: tuple[_Size, ...] = ()
-    statistics: dict[_Name, dict[_Statistic, float]] = pydantic.Field(default={})
-    parts: _Name = "all"
+    statistics: dict[Name, dict[_Statistic, float]] = pydantic.Field(default={})
+    parts: Name = "all"
     converted_from: str = ""
     progress: Progress = Progress()
 

@@ -15,6 +15,7 @@ from tensorboardX.proto.event_pb2 import Event, SessionLog
 
 from vsjax.disk import writing
 from vsjax.errors import UserError
+from vsjax.schema import to_json
 
 LOG = logging.getLogger(__name__)
 LOG_NAME = "metrics.jsonl"
@@ -45,10 +46,10 @@ class MetricWriter:
             self._write_event(step=first_step, session_log=SessionLog(status=SessionLog.START))  # later steps are void
 
     def write_scalars(self, step: int, scalars: Mapping[str, float]) -> None:
-        """One line of `metrics.jsonl` and one TensorBoard point per value."""
+        """One line of `metrics.jsonl`, where NaN is null, and one TensorBoard point per value."""
         values = {name: float(value) for name, value in scalars.items()}
         with writing(self._workdir):
-            self._lines.write(json.dumps({"step": step, **values}) + "\n")
+            self._lines.write(to_json({"step": step, **values}).decode() + "\n")
             for name, value in values.items():
                 self._write_event(step=step, summary=summary.scalar(name, value))
 
