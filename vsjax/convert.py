@@ -19,9 +19,7 @@ from vsjax.plates.storage import check_apart, local_output
 from vsjax.program import Parser, parse_settings, real, run_program
 from vsjax.runtime.checkpoint import describe_checkpoint, save_variables
 from vsjax.runtime.description import Description, make_description
-from vsjax.schema import parse
-
-LONGEST_NAME = 4096  # characters, of a channel
+from vsjax.schema import LONGEST_NAME, parse
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ _PNG = b"\x89PNG\r\n\x1a\n"
 def main(arguments: list[str] | None = None) -> None:
     """Parse the command line, compute one window, and draw."""
     options = _parser().parse_args(arguments)
-    for source in (options.checkpoint, options.input):
+    for source in (f"{options.checkpoint}/checkpoints", options.input):
         check_apart(source, options.output)
     output = local_output(options.output)
     _check_output(output, options.overwrite)

@@ -13,7 +13,7 @@ def main(arguments: list[str] | None = None) -> None:
     """Parse the command line and predict."""
     options = _parser().parse_args(arguments)
     process, processes = which_process(options)
-    check_apart(options.checkpoint, options.output)
+    check_apart(f"{options.checkpoint}/checkpoints", options.output)
     predictor = load(options.checkpoint, options.which)
     settings = PredictionSettings(
         tta=options.tta,

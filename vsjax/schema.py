@@ -12,17 +12,19 @@ import math
 from collections.abc import Mapping
 from typing import Annotated, Any, TypeVar
 
+import numpy as np
 import pydantic
 from ml_collections import ConfigDict
 
 from vsjax.errors import UserError, shorten
 
 DEEPEST_JSON = 64  # levels; the documents of NGFF and of vsjax have some ten
+LONGEST_NAME = 4096  # characters
 CONFIG_REMEDY = "correct it in the config file, or with --config.FIELD=VALUE"
 _T = TypeVar("_T", bound=pydantic.BaseModel)
 
 Share = Annotated[float, pydantic.Field(ge=0, le=1)]  # a probability, or a part of a whole
-Name = Annotated[str, pydantic.Field(min_length=1, max_length=4096)]  # of a channel, a file, ...
+Name = Annotated[str, pydantic.Field(min_length=1, max_length=LONGEST_NAME)]  # of a channel, a file, ...
 
 
 def each_once(names: tuple[str, ...]) -> tuple[str, ...]:
@@ -113,7 +115,10 @@ def to_json(value: Any, indent: int | None = None) -> bytes:
 
 
 def with_tuples(value: Any) -> Any:
-    """The same with tuples for lists, which is what documents have where JSON has lists."""
+    """The same with tuples for lists, which is what documents have where JSON has lists, and Python's numbers for
+    NumPy's."""
+    if isinstance(value, np.generic | np.ndarray):
+        value = value.tolist()
     if isinstance(value, Mapping):
         return {key: with_tuples(item) for key, item in value.items()}
     return tuple(map(with_tuples, value)) if isinstance(value, list | tuple) else value

@@ -117,7 +117,7 @@ def change(path, **fields):
         ([1, 2**40, 1, 8, 8], None, "along c (at most 1024)"),
         ([1, 1, 2**40, 8, 8], None, "along z"),
         ([1, 1, 1, 2**40, 8], None, "along y"),
-        ([1, 1, 1, 2**20, 2**20], None, "pixels in a plane (at most 2147483648)"),
+        ([1, 1, 1, 2**20, 2**20], None, "pixels in a plane (at most 4294967296)"),
         ([1, 1, 9, 40000, 40000], [1, 1, 1, 8, 8], "chunks in a time point (at most 4194304)"),
         ([1, 1, 1, 8, 8], [1, 1, 64, 4096, 4096], "chunks of "),
         ([1, 1, 1, 4096, 4096], [1, 1, 2**30, 4096, 4096], "chunks of "),
@@ -162,6 +162,19 @@ def test_of_very_much_something_must_be_there(tmp_path, zarr_plate):
     assert not read(pixels[..., :600, :600].read(), "").any()
     with pytest.raises(UserError, match=r"A/1/0/0: hardly any of 1600 chunks"):
         pixels[..., ::32, ::32].read()
+
+
+def test_one_frame_of_a_movie_may_be_blank(tmp_path, zarr_plate):
+    """zarr-python writes no chunks of zeros."""
+    path = zarr_plate(tmp_path / "p.zarr", {"A/1/0": np.zeros((1, 1, 1, 8, 8), np.uint8)}, version="0.5")
+    grid = {"name": "regular", "configuration": {"chunk_shape": [1, 1, 1, 4, 4]}}
+    change(path, shape=[2, 1, 1, 1200, 1200], chunk_grid=grid)
+    pixels = open_plate(path)["A/1/0"].array()
+    pixels[0, ..., :8, :8] = 7
+    with pytest.raises(UserError, match="hardly any of 90000 chunks"):
+        pixels[1].read()
+    pixels[0, ..., :40, :40] = 7
+    assert not read(pixels[1].read(), "").any()
 
 
 @pytest.mark.parametrize("separator", ["/", "."])

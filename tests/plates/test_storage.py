@@ -57,7 +57,8 @@ def test_programs_spare_what_they_read(tmp_path, program):
     input_flags = ["--input", str(source / "weights" if program == "convert" else tmp_path / "P.zarr")]
     checkpoint = [] if program == "convert" else ["--checkpoint", str(source)]
     main = importlib.import_module(f"vsjax.{program}").main
-    for output in (source, source / "weights"):
+    protected = source / ("weights" if program == "convert" else "checkpoints")
+    for output in (source, protected, protected / "x"):
         with pytest.raises(UserError, match=r"--output and the input .* lie in one another"):
             main([*checkpoint, *input_flags, "--output", str(output), "--overwrite"])
     assert (source / "weights").read_text() == "precious"

@@ -118,8 +118,8 @@ def flip(path):
 
 
 def to_link(path):
-    """The same bytes, behind a link."""
-    path.rename(path.with_name("elsewhere"))
+    """A link that leads nowhere."""
+    path.unlink()
     path.symlink_to("elsewhere")
 
 
@@ -214,6 +214,20 @@ def test_a_damaged_checkpoint_is_refused_and_passed_over(whole_run, tmp_path, ca
     store.close()
     assert str(newest) in caplog.messages[0]
     assert "going back to step 15" in caplog.messages[0]
+
+
+def test_files_behind_links_are_read(whole_run, tmp_path):
+    """As model hubs and git-annex keep them."""
+    shutil.copytree(whole_run, tmp_path / "run")
+    (tmp_path / "blobs").mkdir()
+    step = tmp_path / "run" / "checkpoints" / "last" / "20"
+    for number, path in enumerate([path for path in step.rglob("*") if path.is_file()]):
+        path.rename(tmp_path / "blobs" / str(number))
+        path.symlink_to(tmp_path / "blobs" / str(number))
+    assert_equal(load_checkpoint(tmp_path / "run", "last").variables["params"], make_state(1).average["params"])
+    flip(data_file(step))
+    with pytest.raises(UserError, match="have changed"):
+        load_checkpoint(tmp_path / "run", "last")
 
 
 @pytest.mark.parametrize("damage", ["cut", "no manifest", "file"])

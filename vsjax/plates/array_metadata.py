@@ -14,7 +14,7 @@ from vsjax.schema import Document, parse
 
 SUPPORTED = ("uint8", "uint16", "uint32", "uint64", "int8", "int16", "int32", "int64", "float16", "float32", "float64")
 LARGEST_CHUNK = 2 << 30  # bytes: a chunk is decoded whole
-LARGEST_PLANE = 1 << 31  # pixels in Y and X
+LARGEST_PLANE = 1 << 32  # pixels in Y and X; slide scanners reach it
 LARGEST = {"t": 1 << 15, "c": 1 << 10, "z": 1 << 15, "y": 1 << 31, "x": 1 << 31}
 MOST_CHUNKS = 1 << 22  # of one time point: a light sheet of 1000 slices in chunks of 128 x 128 has a million a channel
 _SPARE = 64 << 20  # bytes: a chunk of these may be larger than its image

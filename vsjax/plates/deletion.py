@@ -16,6 +16,7 @@ from vsjax.plates.storage import LOCK, Store
 from vsjax.plates.zarr_group import Group, open_top
 
 _BY_HAND = "remove it by hand or choose another name"
+_OF_VIEWERS = (".DS_Store", "Thumbs.db")  # file managers put them wherever they look
 
 
 def delete_plate(store: Store) -> None:
@@ -92,9 +93,9 @@ class _Layout:
 
     def has(self, key: str) -> bool:
         """Whether vsjax's writer would have written there. UserError where a document that tells it is damaged."""
-        if is_part(key):
-            return True
         *folders, name = key.removesuffix(LOCK).split("/")
+        if is_part(key) or name in _OF_VIEWERS:
+            return True
         if self._wells is None:
             return self._image_has("", folders, name)
         if len(folders) < 3:

@@ -134,10 +134,10 @@ def read_file(path: Path) -> bytes:
     """The content of a document.
 
     Raises:
-        UserError: it is no regular file, too long, or cannot be read.
+        UserError: it is no regular file (through links, if need be), too long, or cannot be read.
     """
     try:
-        status = os.lstat(path)
+        status = os.stat(path)
         if not stat.S_ISREG(status.st_mode):
             raise UserError(f"{path}: is no regular file; {_DAMAGED}")
         if status.st_size > _LONGEST:
@@ -167,10 +167,15 @@ def _scan(folder: Path) -> list[_Entry]:
         if not stat.S_ISDIR(os.lstat(folder).st_mode):
             raise UserError(f"{folder}: is no folder; {_DAMAGED}")
         with os.scandir(folder) as entries:
-            found = [(entry.name, entry.stat(follow_symlinks=False)) for entry in entries]
+            return [_describe(entry) for entry in entries]
     except OSError as error:
         raise UserError(f"{folder}: cannot be read ({error.strerror}); {_DAMAGED}") from error
-    return [_Entry(name, status.st_mode, status.st_size) for name, status in found]
+
+
+def _describe(entry: os.DirEntry) -> _Entry:
+    """An entry; of a link to a file, that file: model hubs and git-annex keep large files so."""
+    status = entry.stat(follow_symlinks=entry.is_file())
+    return _Entry(entry.name, status.st_mode, status.st_size)
 
 
 def _files_below(folder: Path, item: str) -> dict[str, int]:
