@@ -37,7 +37,8 @@ def checkpoints(world: World, folder: Path, choose: random.Random) -> Trial:
     path = choose.choice(found)
     how = choose.random()
     if how < 0.15:
-        inside = [p for p in sorted((run / "checkpoints" / kind).rglob("*")) if p.is_dir()]
+        found = sorted((run / "checkpoints" / kind).rglob("*"))
+        inside = [p for p in found if p.is_dir() and not p.name.isdecimal()]  # a run with a step less is a sound one
         path = choose.choice(inside)
         shutil.rmtree(path)
         what = "the folder is removed"
