@@ -162,3 +162,24 @@ def test_of_very_much_something_must_be_there(tmp_path, zarr_plate):
     assert not read(pixels[..., :600, :600].read(), "").any()
     with pytest.raises(UserError, match=r"A/1/0/0: has 0 of 1600 chunks"):
         pixels[..., ::32, ::32].read()
+
+
+@pytest.mark.parametrize(
+    ("version", "document", "change"),
+    [
+        ("0.4", ".zarray", {"dimension_separator": "."}),
+        ("0.5", "zarr.json", {"chunk_key_encoding": {"name": "default", "configuration": {"separator": "."}}}),
+        ("0.5", "zarr.json", {"chunk_key_encoding": {"name": "v2", "configuration": {"separator": "/"}}}),
+    ],
+)
+def test_chunks_under_other_names_are_no_empty_image(tmp_path, version, document, change):
+    """They would all count as never written: an image of zeros."""
+    write(tmp_path / "p.zarr", version)
+    file = tmp_path / "p.zarr/A/1/0/0" / document
+    sound = file.read_text()
+    file.write_text(json.dumps(json.loads(sound) | change))
+    assert "names chunks such as" in message(read_everything, tmp_path / "p.zarr")
+    file.write_text(sound)
+    for chunk in chunks(tmp_path / "p.zarr/A/1/0/0"):  # an image that was never written is one of zeros
+        chunk.unlink()
+    assert not read_everything(tmp_path / "p.zarr")[0].any()

@@ -7,6 +7,7 @@ taken by a folder or a broken link, and it waits for ever for a pipe.
 import itertools
 import math
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ import numpy as np
 import tensorstore as ts
 
 from vsjax.disk import has_file
-from vsjax.errors import UserError
+from vsjax.errors import UserError, shorten
 from vsjax.plates.array_metadata import ChunkFiles
 
 _MANY_BYTES, _MANY_FILES = 1 << 30, 1 << 16  # of a read; of so much there must be something on disk
@@ -69,6 +70,8 @@ class Pixels:
                 there += 1
             else:
                 _check_above(path, folder)
+        if asked and not there:
+            _check_names(folder, files)
         size = asked * math.prod(files.chunks) * files.bytes
         if (asked > _MANY_FILES or size > _MANY_BYTES) and there * _PART < asked and not may_be_empty:
             raise UserError(
@@ -106,6 +109,19 @@ def _chunks_of(view: ts.TensorStore, files: ChunkFiles) -> list[Sequence[int]]:
 
 def _distinct(places: np.ndarray, chunk: int) -> list[int]:
     return np.unique(places // chunk).tolist()
+
+
+def _check_names(folder: Path, files: ChunkFiles) -> None:
+    """Where no chunk is found there may be none: but not if there are some under names that the document does not give
+    them, as when it tells another separator."""
+    expected = files.key((0,) * len(files.shape))
+    for name in os.listdir(folder) if os.path.isdir(folder) else ():
+        is_chunk = re.fullmatch(r"c|(c\.)?\d+(\.\d+)*", name)
+        if is_chunk and re.sub(r"\d+", "0", name) != expected.split("/")[0]:
+            raise UserError(
+                f"{folder}: holds {shorten(name)}, but its document names chunks such as {expected}; "
+                "correct dimension_separator or chunk_key_encoding in it, or copy the plate again"
+            )
 
 
 def _check_above(path: str, folder: Path) -> None:
