@@ -40,15 +40,16 @@ def writing(path: str | Path) -> Iterator[None]:
     raise WriteError(message)  # outside of the handler, so that nothing of the libraries' stays alive
 
 
-def has_file(path: str | Path, where: str = "") -> bool:
+def has_file(path: str | Path, where: str = "", largest: int | None = None) -> bool:
     """Whether an ordinary file is at `path`, if need be through links.
 
     Raises:
         UserError: there is something else, whose reading would give nothing or never end: a folder, a broken link, a
-            pipe, a socket, a device. The line begins with `where`, by default the path.
+            pipe, a socket, a device; or a file of more than `largest` bytes. The line begins with `where`, by default
+            the path.
     """
     try:
-        mode = os.stat(path).st_mode
+        status = os.stat(path)
     except (FileNotFoundError, NotADirectoryError):
         if os.path.islink(path):
             raise UserError(f"{where or path}: is a broken link; restore the file that it leads to") from None
@@ -57,9 +58,13 @@ def has_file(path: str | Path, where: str = "") -> bool:
         raise UserError(
             f"{where or path}: cannot be read ({error.strerror}); restore it or make it readable"
         ) from error
-    if not stat.S_ISREG(mode):
-        kind = "a folder" if stat.S_ISDIR(mode) else "a pipe, socket or device"
+    if not stat.S_ISREG(status.st_mode):
+        kind = "a folder" if stat.S_ISDIR(status.st_mode) else "a pipe, socket or device"
         raise UserError(f"{where or path}: is {kind}, not a file; remove it and restore the file")
+    if largest is not None and status.st_size > largest:
+        raise UserError(
+            f"{where or path}: has {status.st_size} bytes (at most {largest} can be right); restore the file"
+        )
     return True
 
 

@@ -1,6 +1,7 @@
 """Chunks that are damaged, missing or something else; arrays that claim to be larger than any image."""
 
 import json
+import os
 import time
 
 import numpy as np
@@ -183,3 +184,16 @@ def test_chunks_under_other_names_are_no_empty_image(tmp_path, version, document
     for chunk in chunks(tmp_path / "p.zarr/A/1/0/0"):  # an image that was never written is one of zeros
         chunk.unlink()
     assert not read_everything(tmp_path / "p.zarr")[0].any()
+
+
+@pytest.mark.parametrize("version", ["0.4", "0.5"])
+def test_files_that_are_too_large_are_not_read(tmp_path, version):
+    """Nothing of them is on disk; read, they would take all memory."""
+    write(tmp_path / "p.zarr", version)
+    image = tmp_path / "p.zarr/A/1/0"
+    document = "zarr.json" if version == "0.5" else ".zattrs"
+    for path in (chunks(image / "0")[0], image / document, image.parents[2] / document):
+        sound = path.read_bytes()
+        os.truncate(path, 1 << 40)
+        assert f"{path}: has {1 << 40} bytes" in message(read_everything, tmp_path / "p.zarr")
+        path.write_bytes(sound)

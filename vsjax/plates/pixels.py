@@ -20,6 +20,7 @@ from vsjax.errors import UserError, shorten
 from vsjax.plates.array_metadata import ChunkFiles
 
 _MANY_BYTES, _MANY_FILES = 1 << 30, 1 << 16  # of a read; of so much there must be something on disk
+_LARGEST_FILE = 64 << 20  # bytes of a chunk's file or shard, beside four times those of its pixels
 _PART = 1000  # at least one chunk in so many
 
 
@@ -63,10 +64,11 @@ class Pixels:
         if folder is None:
             return
         per_axis = _chunks_of(self.store, files)
+        largest = _LARGEST_FILE + 4 * math.prod(files.chunks) * files.bytes
         asked, there = math.prod(map(len, per_axis)), 0
         for index in itertools.product(*per_axis):
             path = f"{folder}/{files.key(index)}"
-            if has_file(path):
+            if has_file(path, largest=largest):
                 there += 1
             else:
                 _check_above(path, folder)
