@@ -66,6 +66,7 @@ BROKEN = {
     "def get_config():\n    return 1 / 0": "ZeroDivisionError: division by zero",
     "def get_config():\n    raise ValueError('line one\\nline two')": "ValueError: line one line two",
     "def get_config():\n    return get_config()": "RecursionError",
+    "import sys\nsys.exit('bye')": "SystemExit: bye",
     "def get_config():\n    return {}": "TypeError: get_config gives dict, not a ConfigDict",
     "def get_config():\n    return None": "give --config",
     "\0": "null bytes",

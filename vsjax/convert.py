@@ -56,7 +56,7 @@ class Data:
 def main(arguments: list[str] | None = None) -> None:
     """Parse the command line, convert, and say what was found and what was assumed."""
     options = _parser().parse_args(arguments)
-    for source in filter(None, (options.input, options.statistics)):
+    for source in (options.input, *([] if options.statistics is None else [options.statistics])):
         check_apart(source, options.output)
     output = local_output(options.output)
     _check_output(output, options.overwrite)

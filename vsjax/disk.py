@@ -1,6 +1,8 @@
 """What a disk refuses: outputs that it does not take, in whatever library's words, and inputs that are no files."""
 
 import errno
+import fcntl
+import logging
 import os
 import re
 import stat
@@ -10,6 +12,7 @@ from pathlib import Path
 
 from vsjax.errors import UserError, WriteError
 
+LOG = logging.getLogger(__name__)
 _REMEDIES = {
     errno.ENOSPC: "free space",
     errno.EDQUOT: "free space, or have the quota raised",
@@ -40,15 +43,37 @@ def writing(path: str | Path) -> Iterator[None]:
     raise WriteError(message)  # outside of the handler, so that nothing of the libraries' stays alive
 
 
-def has_file(path: str | Path, where: str = "") -> bool:
+@contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    """Make a folder, and be the only program that asks to write into it, until the block or the program ends.
+
+    Raises:
+        UserError: another one is at work there, or the file system makes no folders.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except FileNotFoundError as error:  # such as /proc
+        raise UserError(f"{folder}: cannot be made ({error.strerror}); choose another place") from error
+    with (folder / ".lock").open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise UserError(f"{folder}: another program is writing there; wait for its end, or go elsewhere") from error
+        except OSError:  # a file system without locks
+            LOG.warning("%s: cannot be locked; let no other program write there meanwhile", folder)
+        yield
+
+
+def has_file(path: str | Path, where: str = "", largest: int | None = None) -> bool:
     """Whether an ordinary file is at `path`, if need be through links.
 
     Raises:
         UserError: there is something else, whose reading would give nothing or never end: a folder, a broken link, a
-            pipe, a socket, a device. The line begins with `where`, by default the path.
+            pipe, a socket, a device; or a file of more than `largest` bytes. The line begins with `where`, by default
+            the path.
     """
     try:
-        mode = os.stat(path).st_mode
+        status = os.stat(path)
     except (FileNotFoundError, NotADirectoryError):
         if os.path.islink(path):
             raise UserError(f"{where or path}: is a broken link; restore the file that it leads to") from None
@@ -57,9 +82,13 @@ def has_file(path: str | Path, where: str = "") -> bool:
         raise UserError(
             f"{where or path}: cannot be read ({error.strerror}); restore it or make it readable"
         ) from error
-    if not stat.S_ISREG(mode):
-        kind = "a folder" if stat.S_ISDIR(mode) else "a pipe, socket or device"
+    if not stat.S_ISREG(status.st_mode):
+        kind = "a folder" if stat.S_ISDIR(status.st_mode) else "a pipe, socket or device"
         raise UserError(f"{where or path}: is {kind}, not a file; remove it and restore the file")
+    if largest is not None and status.st_size > largest:
+        raise UserError(
+            f"{where or path}: has {status.st_size} bytes (at most {largest} can be right); restore the file"
+        )
     return True
 
 

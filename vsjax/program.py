@@ -156,7 +156,7 @@ def parse_flags(values: flags.FlagValues, arguments: Sequence[str], **options: b
         if config is not None and not isinstance(config, ConfigDict):
             raise TypeError(f"get_config gives {type(config).__name__}, not a ConfigDict")
         return config and config.copy_and_resolve_references(), rest
-    except Exception as error:  # what a user's Python raises may be anything
+    except (Exception, SystemExit) as error:  # what a user's Python raises may be anything
         said = str(error)
         if isinstance(error, flags.Error) and _LOADING not in said:
             raise UserError(f"command line: {said}") from error

@@ -16,7 +16,7 @@ from ml_collections import ConfigDict, config_flags
 from tqdm import tqdm
 
 from vsjax.data.loading import open_data
-from vsjax.disk import writing
+from vsjax.disk import alone_in, writing
 from vsjax.errors import Preempted, UserError
 from vsjax.memory import check_memory
 from vsjax.program import parse_flags, run_program
@@ -107,11 +107,12 @@ def train(config: ConfigDict, workdir: str | Path) -> dict[str, float]:
             check_best(store.describe_best(), config.to_dict(), workdir)
             state = jax.jit(init, out_shardings=shardings)(first_batch)
             state = apply_initial(initial, state) if initial else state
-        writer = MetricWriter(workdir, first_step) if is_first_process else NullWriter()
-        resources.enter_context(closing(writer))
         if is_first_process:
             with writing(workdir):
+                resources.enter_context(alone_in(workdir))
                 describe_model(task, workdir)
+        writer = MetricWriter(workdir, first_step) if is_first_process else NullWriter()
+        resources.enter_context(closing(writer))
 
         # --- Step, compiled ahead, which gives the state's memory back to it; and evaluation
         @partial(jax.jit, donate_argnums=0, out_shardings=(shardings, replicated(mesh)))

@@ -84,6 +84,7 @@ def test_an_array_beyond_the_memory_is_refused_before_it_is_read(predictor):
         ({"statistics": {"Phase": {"mean": 90.0}}}, "lack 'mean' or 'std'"),
         ({"statistics": {"Phase": {"mean": np.nan, "std": 30.0}}}, "not finite"),
         ({"statistics": {"Phase": {"mean": 90.0, "std": 1e308}}}, "beyond what float32 holds"),
+        ({"statistics": {"Phase": {"mean": 10**400, "std": 1}}}, "beyond what float32 holds"),
         ({"statistics": {"Phase": {"mean": 0.0, "std": 1e-300}}}, "is constant and cannot be normalised"),
         (
             {"statistics": {"Phase": {"mean": 0.0, "std": 2e-30}}},

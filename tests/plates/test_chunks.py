@@ -1,6 +1,7 @@
 """Chunks that are damaged, missing or something else; arrays that claim to be larger than any image."""
 
 import json
+import os
 import time
 
 import numpy as np
@@ -180,6 +181,8 @@ def test_one_frame_of_a_movie_may_be_blank(tmp_path, zarr_plate):
 @pytest.mark.parametrize("separator", ["/", "."])
 def test_a_light_sheet_of_millions_of_chunks_is_opened_and_an_empty_one_not_searched(tmp_path, zarr_plate, separator):
     path = zarr_plate(tmp_path / "p.zarr", {"A/1/0": np.ones((1, 1, 1, 8, 8), np.float32)}, version="0.4")
+    for chunk in chunks(path / "A/1/0/0"):
+        chunk.unlink()
     layout = {"chunks": [1, 1, 1, 128, 128], "dimension_separator": separator}
     change(path, shape=[1, 4, 1000, 4096, 4096], **layout)
     pixels = open_plate(path)["A/1/0"].array()
@@ -188,3 +191,37 @@ def test_a_light_sheet_of_millions_of_chunks_is_opened_and_an_empty_one_not_sear
     with pytest.raises(UserError, match="hardly any of 4096000 chunks"):
         pixels.read()
     assert time.monotonic() - start < 5
+
+
+@pytest.mark.parametrize(
+    ("version", "document", "change"),
+    [
+        ("0.4", ".zarray", {"dimension_separator": "."}),
+        ("0.5", "zarr.json", {"chunk_key_encoding": {"name": "default", "configuration": {"separator": "."}}}),
+        ("0.5", "zarr.json", {"chunk_key_encoding": {"name": "v2", "configuration": {"separator": "/"}}}),
+    ],
+)
+def test_chunks_under_other_names_are_no_empty_image(tmp_path, version, document, change):
+    """They would all count as never written: an image of zeros."""
+    write(tmp_path / "p.zarr", version)
+    file = tmp_path / "p.zarr/A/1/0/0" / document
+    sound = file.read_text()
+    file.write_text(json.dumps(json.loads(sound) | change))
+    assert "names chunks such as" in message(read_everything, tmp_path / "p.zarr")
+    file.write_text(sound)
+    for chunk in chunks(tmp_path / "p.zarr/A/1/0/0"):  # an image that was never written is one of zeros
+        chunk.unlink()
+    assert not read_everything(tmp_path / "p.zarr")[0].any()
+
+
+@pytest.mark.parametrize("version", ["0.4", "0.5"])
+def test_files_that_are_too_large_are_not_read(tmp_path, version):
+    """Nothing of them is on disk; read, they would take all memory."""
+    write(tmp_path / "p.zarr", version)
+    image = tmp_path / "p.zarr/A/1/0"
+    document = "zarr.json" if version == "0.5" else ".zattrs"
+    for path in (chunks(image / "0")[0], image / document, image.parents[2] / document):
+        sound = path.read_bytes()
+        os.truncate(path, 1 << 40)
+        assert f"{path}: has {1 << 40} bytes" in message(read_everything, tmp_path / "p.zarr")
+        path.write_bytes(sound)

@@ -218,14 +218,27 @@ def test_a_damaged_record_is_named(source, tmp_path, name, field, value, message
         make_plate(Power(), source, tmp_path / "Q.zarr")
 
 
-def test_an_image_has_not_more_finished_time_points_than_it_has(source, tmp_path):
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            {"finished": False, "finished_time_points": TIMES + 1},
+            f"finished_time_points: is {TIMES + 1}, but the image has {TIMES}",
+        ),
+        ({"finished": True, "finished_time_points": 0}, f"is 0, but the image has {TIMES} and is finished"),
+        ({"finished": False, "finished_time_points": 1, "settings": {"exponent": 9.0}}, "A/1/0/.* was started with"),
+        ({"finished": False, "finished_time_points": 1, "input": "/another.zarr"}, "A/1/0/.* was started with input"),
+    ],
+)
+def test_an_image_whose_record_contradicts_its_pixels_or_its_plate(source, tmp_path, change, message):
+    """It would be left half made, or half of it be made by other settings."""
     make_plate(Power(), source, tmp_path / "Q.zarr")
-    for name, change in (("", {"complete": False}), ("A/1/0", {"finished": False, "finished_time_points": TIMES + 1})):
+    for name, changes in (("", {"complete": False}), ("A/1/0", change)):
         path = tmp_path / "Q.zarr" / name / "zarr.json"
         document = json.loads(path.read_text())
-        document["attributes"]["vsjax"].update(change)
+        document["attributes"]["vsjax"].update(changes)
         path.write_text(json.dumps(document))
-    with pytest.raises(UserError, match=f"finished_time_points: is {TIMES + 1}, but the image has {TIMES}"):
+    with pytest.raises(UserError, match=message):
         make_plate(Power(), source, tmp_path / "Q.zarr")
 
 

@@ -119,6 +119,9 @@ def test_paths_that_lead_outside(tmp_path, plate, bad, zarr_plate):
         (lambda m: m["datasets"][0]["coordinateTransformations"][0].update(scale=[1, 1, 1, 0, 1]), ["scale"]),
         (lambda m: m["datasets"][0]["coordinateTransformations"][0].update(scale=[1, 1, 1]), ["scale"]),
         (lambda m: m["datasets"][0]["coordinateTransformations"][0].update(scale=["a"] * 5), ["scale"]),
+        (lambda m: m["datasets"][0]["coordinateTransformations"][0].update(scale=[True] * 5), ["scale", "True"]),
+        (lambda m: m["datasets"][0].update(coordinateTransformations=[]), ["datasets.0", "coordinateTransformations"]),
+        (lambda m: m.update(datasets=m["datasets"] * 65), ["datasets", "65 resolutions"]),
     ],
 )
 def test_bad_multiscales(plate, edit, words):

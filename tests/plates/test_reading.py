@@ -299,3 +299,16 @@ def test_attributes_of_image_well_and_plate(tmp_path, zarr_plate, version):
         position.find_attribute("multiscales")
     position.write_attribute("drug", "dmso")
     assert position.find_attribute("drug") == "dmso"
+
+
+def test_arguments_of_other_types_are_named(tmp_path, zarr_plate):
+    plate = open_plate(zarr_plate(tmp_path / "p.zarr", {"A/1/0": np.zeros((1, 1, 1, 4, 4), "u2")}, channels=["a"]))
+    for name in (b"A/1/0", 3, None, ["A/1/0"]):
+        with pytest.raises(UserError, match=r"position .* does not exist"):
+            _ = plate[name]
+    for resolution in ("", 0.0, None, [0]):
+        with pytest.raises(UserError, match=r"resolution .* does not exist"):
+            plate["A/1/0"].array(resolution)
+    for scope in ("plate", None, ["fov"]):
+        with pytest.raises(UserError, match=r"statistics of scope .* do not exist; choose one of dataset, fov"):
+            plate["A/1/0"].statistics("a", scope)

@@ -184,6 +184,13 @@ def test_every_number_has_a_range(kind):
     assert unbounded(kind.model_json_schema()) == []
 
 
+def test_sections_within_sections_end():
+    deep = {}
+    for _ in range(600):
+        deep = {"a": deep}
+    assert "nested too deeply" in refusal(ConfigDict({**SHORT, "more": deep}))
+
+
 def test_a_short_config_is_completed():
     config = check_config(ConfigDict(SHORT))
     assert config.optim.learning_rate == 2e-4

@@ -88,6 +88,8 @@ def given_statistics(
             value = entries.get(name, 0.0)
             if isinstance(value, bool | np.bool_) or not isinstance(value, numbers.Real):
                 raise UserError(f"statistics[{channel!r}][{name!r}]: is {shorten(repr(value))}; give a number")
+            if isinstance(value, numbers.Rational) and abs(value) > float(np.finfo(np.float32).max):  # of any size
+                raise UserError(f"statistics[{channel!r}][{name!r}]: is beyond what float32 holds; rescale the volume")
         found.append(entries)
     return found
 

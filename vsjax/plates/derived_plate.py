@@ -91,10 +91,13 @@ class DerivedPlate:
         record = read_position_record(position)
         if record is None:
             return False, 0
-        if not record.finished and record.finished_time_points > (times := position.shape[0]):
+        check_same(position.where, record, self.record)
+        times = position.shape[0]
+        if record.finished_time_points > times or record.finished != (record.finished_time_points == times):
             raise UserError(
                 f"{position.where}: {RECORD_ATTRIBUTE}.finished_time_points: is {record.finished_time_points}, but the "
-                f"image has {times}; restore the document, or remove the plate and make it again"
+                f"image has {times}{' and is finished' if record.finished else ''}; restore the document, or remove "
+                "the plate and make it again"
             )
         return record.finished, record.finished_time_points
 

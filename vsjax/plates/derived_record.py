@@ -132,9 +132,12 @@ def parse_attribute(kind: type[_R], value: Any, where: str, field: str = RECORD_
     return None if value is None else parse(kind, value, f"{where}: {field}", _RESTORE)
 
 
-def check_same(url: str, found: PlateRecord, wanted: PlateRecord) -> None:
-    """UserError that names the first field in which a plate that was started differs from the command at hand."""
+def check_same(url: str, found: PlateRecord | PositionRecord, wanted: PlateRecord) -> None:
+    """UserError that names the first field in which a plate that was started, or an image of it, differs from the
+    command at hand."""
     for field in _DECISIVE:
+        if field not in type(found).model_fields:  # an image's says less
+            continue
         old, new = getattr(found, field), getattr(wanted, field)
         if old != new:
             path, old, new = _first_difference(old, new, () if field == "settings" else (field,))

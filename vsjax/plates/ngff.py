@@ -49,6 +49,7 @@ _UNIT_IN_UM = {
     **{"pixel": 1.0, "": 1.0},  # no physical unit: the number is taken as µm, as without a unit
 }
 
+_MOST_RESOLUTIONS = 64  # each half the one before: the model takes milliseconds for every one
 _LEAST_STEP = 1e-30  # of the scale, in whatever unit; its inverse is the largest
 
 _NAME_PATTERN = r"^[A-Za-z0-9_-][A-Za-z0-9._-]*$"
@@ -189,6 +190,12 @@ def parse_image(ome: dict[str, Any], version: str, where: str) -> ImageMetadata:
     if not multiscales:
         raise UserError(f"{where}: multiscales: is empty, so there is no image; write the image again")
     document = _repair_multiscale(_object(multiscales[0], where, "multiscales.0"))
+    if (count := len(_as_list(document.get("datasets")))) > _MOST_RESOLUTIONS:
+        raise UserError(
+            f"{where}: multiscales.0.datasets: lists {count} resolutions (at most {_MOST_RESOLUTIONS}); "
+            "write the image again"
+        )
+    _check_no_truth(document, where)
     multiscale = _validate("multiscales", document, version, where, field="multiscales.0")
     axes = _axis_letters(multiscale.axes, where)
     paths = tuple(
@@ -224,7 +231,11 @@ def _repair_multiscale(document: dict[str, Any]) -> dict[str, Any]:
         axes = [_repair_axis(axis) for axis in axes]
         document["axes"] = axes
         for dataset in (datasets := [_with_text_path(d) for d in _as_list(document.get("datasets"))]):
-            if isinstance(dataset, dict) and _is_identity(dataset.get("coordinateTransformations")):
+            if (
+                isinstance(dataset, dict)
+                and (given := dataset.get("coordinateTransformations"))
+                and _is_identity(given)
+            ):
                 dataset["coordinateTransformations"] = [{"type": "scale", "scale": [1.0] * len(axes)}]
         if datasets:
             document["datasets"] = datasets
@@ -252,6 +263,18 @@ def _is_identity(transforms: Any) -> bool:
 
 def _as_list(value: Any) -> list[Any]:
     return value if isinstance(value, list) else []
+
+
+def _check_no_truth(document: dict[str, Any], where: str) -> None:
+    """The models take true for the number 1."""
+    for holder in (document, *_as_list(document.get("datasets"))):
+        transforms = holder.get("coordinateTransformations") if isinstance(holder, dict) else None
+        for transform in _as_list(transforms):
+            scale = _as_list(transform.get("scale")) if isinstance(transform, dict) else []
+            if any(isinstance(step, bool) for step in scale):
+                raise UserError(
+                    f"{where}: multiscales.0: the scale {scale} holds no numbers; write the pixel size in it"
+                )
 
 
 def _axis_letters(axes: Sequence[Any], where: str) -> str:

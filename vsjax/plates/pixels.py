@@ -4,9 +4,11 @@ TensorStore takes a chunk that is not there for one that was never written, as z
 taken by a folder or a broken link, and it waits for ever for a pipe.
 """
 
+import contextlib
 import itertools
 import math
 import os
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,10 +17,12 @@ import numpy as np
 import tensorstore as ts
 
 from vsjax.disk import has_file
-from vsjax.errors import UserError
+from vsjax.errors import UserError, shorten
 from vsjax.plates.array_metadata import ChunkFiles
 
 _MANY_BYTES, _MANY_FILES = 1 << 30, 1 << 16  # of a read; of so much there must be something on disk
+_LARGEST_FILE = 64 << 20  # bytes of a chunk's file or shard, beside four times those of its pixels
+_CHUNK = re.compile(r"c|(c\.)?\d+(\.\d+)*")  # a file or folder of chunks in the array's
 _PART = 1000  # at least one chunk in so many
 _DRAWN = 1 << 15  # chunks, at random, that are looked at first
 
@@ -69,6 +73,8 @@ class Pixels:
         there = 0
         if may_be_empty or asked <= _MANY_FILES or _some_are_there(files, folder, per_axis):
             there = _count(files, folder, itertools.product(*per_axis))
+        if asked and not there:
+            _check_names(folder, files)
         enough = may_be_empty or there * _PART >= asked
         if not enough and not (there == 0 and _holds(folder, asked // _PART)):  # such as one blank frame of a movie
             raise UserError(
@@ -122,16 +128,30 @@ def _holds(folder: Path, number: int) -> bool:
     return any((seen := seen + len(names)) > number + 1 for _, _, names in os.walk(folder))
 
 
+def _check_names(folder: Path, files: ChunkFiles) -> None:
+    """Where no chunk is found there may be none: but not if there are some under names that the document does not give
+    them, as when it tells another separator."""
+    expected = files.key((0,) * len(files.shape))
+    with os.scandir(folder) if folder.is_dir() else contextlib.nullcontext(()) as entries:
+        name = next((entry.name for entry in entries if _CHUNK.fullmatch(entry.name)), None)
+    if name is not None and re.sub(r"\d+", "0", name) != expected.split("/")[0]:
+        raise UserError(
+            f"{folder}: holds {shorten(name)}, but its document names chunks such as {expected}; "
+            "correct dimension_separator or chunk_key_encoding in it, or copy the plate again"
+        )
+
+
 def _count(files: ChunkFiles, folder: Path, indices: Iterable[tuple[int, ...]]) -> int:
     """How many of these chunks there are. UserError where something else has the place of one."""
     there = 0
+    largest = _LARGEST_FILE + 4 * math.prod(files.chunks) * files.bytes
     folders: dict[str, bool] = {}  # a million chunks lie in some thousand
     for index in indices:
         path = f"{folder}/{files.key(index)}"
         above = path.rpartition("/")[0]
         if above not in folders:
             folders[above] = _has_folder(above, folder)
-        there += folders[above] and has_file(path)
+        there += folders[above] and has_file(path, largest=largest)
     return there
 
 

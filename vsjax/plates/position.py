@@ -111,9 +111,9 @@ class Position:
     def array(self, resolution: int = 0) -> Pixels:
         """The pixels [T, C, Z, Y, X] at a resolution, 0 the finest. UserError if missing or not fitting."""
         paths = self.metadata.paths
-        if not 0 <= resolution < len(paths):
+        if not isinstance(resolution, int | np.integer) or not 0 <= resolution < len(paths):
             raise UserError(
-                f"{self.where}: resolution {resolution} does not exist; there are {len(paths)}, the finest is 0"
+                f"{self.where}: resolution {resolution!r} does not exist; there are {len(paths)}, the finest is 0"
             )
         if resolution not in self._arrays:
             group = self._group

@@ -113,6 +113,8 @@ class Plate:
         return len(self.position_names)
 
     def __contains__(self, name: str) -> bool:
+        if not isinstance(name, str):
+            return False
         well, _, image = name.rpartition("/")
         if not self.is_hcs or well not in self._well_set:
             return not self.is_hcs and name == "0"

@@ -55,6 +55,8 @@ def find_statistics(
     Raises:
         UserError: they are missing, or not numbers that pixels can be normalised by; names the command that makes them.
     """
+    if scope not in tuple(_KEYS):
+        raise UserError(f"{where}: statistics of scope {scope!r} do not exist; choose one of {', '.join(_KEYS)}")
     remedy = f"run python -m vsjax.preprocess --plate {plate_url}"
     found: Any = attributes
     path = f"{where}: "

@@ -21,6 +21,7 @@ from vsjax.schema import parse_object, to_json
 
 CACHE_BYTES = 512 << 20  # decoded chunks shared by every array of the process
 TIMEOUT = "VSJAX_TIMEOUT_S"  # the environment's variable: seconds that a server may let wait
+LARGEST_DOCUMENT = 256 << 20  # bytes: that of a plate of a million wells has some 80 MB
 LOCK = ".__lock"  # ends TensorStore's name for a file that it is about to write, left where it was killed meanwhile
 _UPDATE_ATTEMPTS = 100
 _ZARR = ("zarr.json", ".zgroup", ".zattrs", ".zarray")  # documents at the top of a hierarchy
@@ -65,6 +66,8 @@ def kvstore_spec(url: str | Path) -> dict[str, Any]:
     Raises UserError for another scheme, a missing bucket or a name that is not UTF-8.
     """
     text = str(url)
+    if not text:
+        raise UserError("the path of a plate is empty; give a folder or a URL")
     try:
         text.encode()
     except UnicodeEncodeError as error:
@@ -147,7 +150,7 @@ class Store:
     def read_async(self, key: str) -> ts.Future:
         """Start to read `key`; hand the future to `parse_json`. UserError where a local one is no ordinary file."""
         if self.local_path is not None:
-            has_file(self.spec["path"] + key, self.address(key))
+            has_file(self.spec["path"] + key, self.address(key), LARGEST_DOCUMENT)
         return self._kvstore.read(key)
 
     def _wait(self, future: ts.Future, key: str, action: str = "read") -> Any:

@@ -6,16 +6,20 @@ from typing import Annotated, Any, Literal, get_args
 
 import pydantic
 
+from vsjax.errors import UserError
 from vsjax.intensity.normalization import Normalization
+from vsjax.plates.statistics_attribute import LARGEST_VALUE
 from vsjax.runtime.experiment import check_saved_config
 from vsjax.runtime.manifest import read_file
-from vsjax.schema import Document, Name, Names, parse, parse_object
+from vsjax.schema import Document, Name, Names, parse, parse_object, with_tuples
+from vsjax.tasks.optimizer import LARGEST_STEP
 from vsjax.version import __version__
 
 _REMEDY = "take another checkpoint, or train or convert again"
 # What `vsjax.preprocess` and VisCy write.
 _Statistic = Literal["min", "max", "mean", "std", "median", "iqr", "p5", "p95", "p95_p5", "p1", "p99", "p99_p1"]
 _Size = Annotated[float, pydantic.Field(gt=0)]
+_Value = Annotated[float, pydantic.Field(ge=-2 * LARGEST_VALUE, le=2 * LARGEST_VALUE)]
 
 
 class ChannelDescription(Document):
@@ -55,11 +59,11 @@ class Description(Document):
     """
 
     vsjax_version: str = __version__
-    step: int = pydantic.Field(default=0, ge=0)
+    step: int = pydantic.Field(default=0, ge=0, le=LARGEST_STEP)
     config: dict[str, Any]
     channels: dict[Name, ChannelDescription] = pydantic.Field(default={})
     pixel_size_um: tuple[_Size, ...] = ()
-    statistics: dict[Name, dict[_Statistic, float]] = pydantic.Field(default={})
+    statistics: dict[Name, dict[_Statistic, _Value]] = pydantic.Field(default={})
     parts: Name = "all"
     converted_from: str = ""
     progress: Progress = Progress()
@@ -112,4 +116,8 @@ def read_description(path: Path) -> Description:
     """
     description = parse(Description, parse_object(read_file(path), str(path), _REMEDY), str(path), _REMEDY)
     check_saved_config(description.config, f"{path}: config")
+    for role, said in description.channels.items():
+        configured = description.config.get("roles", {}).get(role, {})
+        if "channels" in configured and with_tuples(configured) != with_tuples(said.model_dump()):
+            raise UserError(f"{path}: channels.{role}: differs from config.roles.{role}; {_REMEDY}")
     return description

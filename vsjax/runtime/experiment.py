@@ -98,7 +98,10 @@ def check_config(config: ConfigDict) -> ConfigDict:
     Raises:
         UserError: a section or field does not exist, or is missing, or of the wrong type or range.
     """
-    experiment = _read(config.copy_and_resolve_references().to_dict(), "config", CONFIG_REMEDY)
+    try:
+        experiment = _read(config.copy_and_resolve_references().to_dict(), "config", CONFIG_REMEDY)
+    except RecursionError as error:
+        raise UserError(f"config: its sections are nested too deeply; {CONFIG_REMEDY}") from error
     if not isinstance(experiment.roles.get("source"), ChannelRole):
         raise UserError(
             "config.roles.source: is missing; name the channels that the network sees, "

@@ -14,7 +14,6 @@ from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 
 from vsjax.disk import writing
-from vsjax.errors import UserError
 from vsjax.schema import to_json
 
 LOG = logging.getLogger(__name__)
@@ -35,10 +34,7 @@ class MetricWriter:
         self._images = workdir / "images"
         path = workdir / LOG_NAME
         with writing(workdir):
-            try:
-                self._images.mkdir(parents=True, exist_ok=True)
-            except FileNotFoundError as error:  # a file system that makes no folders, such as /proc
-                raise UserError(f"{workdir}: cannot be made ({error.strerror}); choose another --workdir") from error
+            self._images.mkdir(parents=True, exist_ok=True)
             (workdir / "tensorboard").mkdir(exist_ok=True)
             _keep_before(path, first_step)
             self._lines = path.open("a", buffering=1)  # a line at a time, to be followed
