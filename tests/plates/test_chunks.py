@@ -137,9 +137,9 @@ def test_no_image_is_as_large_as_that(tmp_path, zarr_plate, version, shape, chun
         grid = {"name": "regular", "configuration": {"chunk_shape": chunk}}
         layout |= {"chunks": chunk} if version == "0.4" else {"chunk_grid": grid}
     change(path, **layout)
-    start = time.monotonic()
+    start = time.process_time()
     text = message(read_all, path)
-    assert time.monotonic() - start < 2
+    assert time.process_time() - start < 2
     assert words in text
     assert "A/1/0/0" in text
 
@@ -187,10 +187,10 @@ def test_a_light_sheet_of_millions_of_chunks_is_opened_and_an_empty_one_not_sear
     change(path, shape=[1, 4, 1000, 4096, 4096], **layout)
     pixels = open_plate(path)["A/1/0"].array()
     assert not read(pixels[..., 9, :300, :300].read(), "").any()
-    start = time.monotonic()
+    start = time.process_time()
     with pytest.raises(UserError, match="hardly any of 4096000 chunks"):
         pixels.read()
-    assert time.monotonic() - start < 5
+    assert time.process_time() - start < 5
 
 
 @pytest.mark.parametrize(

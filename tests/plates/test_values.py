@@ -81,9 +81,9 @@ def test_many_rows_and_columns_take_no_time(version):
     count = 8000
     named = {"rows": [{"name": f"r{i}"} for i in range(count)], "columns": [{"name": f"c{i}"} for i in range(count)]}
     wells = [{"path": f"r{i}/c{i}", "rowIndex": i, "columnIndex": i} for i in range(count)]
-    start = time.monotonic()
+    start = time.process_time()
     assert len(ngff.parse_plate({"plate": {**named, "wells": wells, "version": version}}, version, "p")) == count
-    assert time.monotonic() - start < 5
+    assert time.process_time() - start < 5
     named["columns"][-1] = named["columns"][0]
     with pytest.raises(UserError, match=re.escape("p: plate.columns: 'c0' is listed twice")):
         ngff.parse_plate({"plate": {**named, "wells": wells[:9], "version": version}}, version, "p")
