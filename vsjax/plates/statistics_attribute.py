@@ -70,7 +70,7 @@ def find_statistics(
         if not isinstance(found, Mapping):
             raise UserError(f"{path}: is {shorten(repr(found))}, not a JSON object; {remedy}")
     known = parse(ChannelStatistics, found, path, remedy).model_dump(exclude_none=True)
-    return {name: value for name, value in known.items() if name in ChannelStatistics.model_fields}
+    return {name: value for name, value in known.items() if type(value) in (int, float)}  # VisCy writes further ones
 
 
 def with_statistics(old: Any, statistics: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
