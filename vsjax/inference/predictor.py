@@ -2,6 +2,7 @@
 
 import math
 import os
+import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -88,6 +89,7 @@ class Predictor:
         self.tta: Tta = description.config.get("predict", {}).get("tta", "none")
         self.sampler = self.compiled.family.sampler
         self._with_other_samplers: dict[Any, CompiledFamily] = {}
+        self._device = threading.Lock()  # one stack at a time: two would need twice the memory
         self.checkpoint = {
             "path": checkpoint.path,
             "step": description.step,
@@ -238,7 +240,8 @@ class Predictor:
             prepare = normalize_windows(stack, plan, self.normalization)
         else:
             with np.errstate(over="ignore", invalid="ignore"):
-                stack, prepare = (stack - location) / scale, None
+                stack, prepare = stack - location, None
+                stack /= scale
             check_finite(stack, self.source_channels, "the normalised image", "give statistics that suit its pixels")
         padding = Padding.to_divisor(stack.shape[1:3], self._divisor(settings.tta, settings.space))
         padded = padding.pad(stack)
@@ -253,7 +256,9 @@ class Predictor:
                 apply, volumes, corners, plan, windows, prepare, lambda count: on_progress(count / total)
             )
 
-        return padding.crop(predict_tiles(predict, padded, tiles, together))
+        with self._device:
+            prediction = predict_tiles(predict, padded, tiles, together)
+        return padding.crop(prediction)
 
     def _apply(
         self,

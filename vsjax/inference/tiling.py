@@ -60,7 +60,9 @@ class Padding:
         return cls(*((missing // 2, missing - missing // 2) for missing in sides))
 
     def pad(self, volume: np.ndarray) -> np.ndarray:
-        """[Z, Y, X, C] -> [Z, Y', X', C]."""
+        """[Z, Y, X, C] -> [Z, Y', X', C]; the same where there is nothing to add."""
+        if not any(self.y + self.x):
+            return volume
         return np.pad(volume, ((0, 0), self.y, self.x, (0, 0)), mode="reflect")
 
     def crop(self, volume: np.ndarray) -> np.ndarray:

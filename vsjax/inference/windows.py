@@ -115,7 +115,9 @@ def predict_windows(
         [tiles, Z, Y, X, C'] float32.
     """
     tiles = len(volumes)
-    padded = np.pad(volumes, ((0, 0), plan.padding, (0, 0), (0, 0), (0, 0)), mode="edge")
+    padded = volumes
+    if any(plan.padding):
+        padded = np.pad(volumes, ((0, 0), plan.padding, (0, 0), (0, 0), (0, 0)), mode="edge")
     batches = [plan.starts[i : i + windows] for i in range(0, len(plan.starts), windows)]
     slab_depth = plan.out_depth + (windows - 1) * plan.step  # what the windows of one batch can reach
     output, slab = None, None
