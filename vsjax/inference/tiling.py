@@ -81,6 +81,11 @@ class Tile:
     weight_x: np.ndarray
 
     @property
+    def shape(self) -> tuple[int, int]:
+        """(Y, X) of it."""
+        return self.y.stop - self.y.start, self.x.stop - self.x.start
+
+    @property
     def weight(self) -> np.ndarray:
         """[Y, X] float32."""
         return self.weight_y[:, None] * self.weight_x[None, :]

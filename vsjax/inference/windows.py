@@ -41,6 +41,11 @@ class WindowPlan:
         before = (self.in_depth - self.out_depth) // 2
         return before, self.in_depth - self.out_depth - before
 
+    def extend(self, volumes: np.ndarray) -> np.ndarray:
+        """[tiles, Z, Y, X, C] with `padding`; the same where there is none."""
+        sides = ((0, 0), self.padding, (0, 0), (0, 0), (0, 0))
+        return np.pad(volumes, sides, mode="edge") if any(self.padding) else volumes
+
     @cached_property
     def starts(self) -> tuple[int, ...]:
         """First output slice of each window, which is also its first input slice in the padded stack; ascending."""
@@ -115,9 +120,7 @@ def predict_windows(
         [tiles, Z, Y, X, C'] float32.
     """
     tiles = len(volumes)
-    padded = volumes
-    if any(plan.padding):
-        padded = np.pad(volumes, ((0, 0), plan.padding, (0, 0), (0, 0), (0, 0)), mode="edge")
+    padded = plan.extend(volumes)
     batches = [plan.starts[i : i + windows] for i in range(0, len(plan.starts), windows)]
     slab_depth = plan.out_depth + (windows - 1) * plan.step  # what the windows of one batch can reach
     output, slab = None, None

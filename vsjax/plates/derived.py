@@ -8,7 +8,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -137,8 +137,9 @@ def make_plate(
             raise UserError(f"{output_url}: is complete already, made by this command; {REMEDY}")
         return PlateSummary(0, sum(1 for _ in mine()), complete=True)
 
-    work = _survey(step, existing, mine())
+    work = _survey(step, existing, names, process, processes)
     if process == 0:
+        record = record.model_copy(update={"stacks": tuple(sorted(work.stacks))})
         top = without_statistics(further_attributes(source.attributes))
         output = start_output(output_url, source.is_hcs, names, record, top, existing=existing, overwrite=overwrite)
     else:
@@ -153,11 +154,13 @@ def make_plate(
 
 @dataclass
 class _Work:
-    """How much there is to do: positions that are finished, others, and the slices that these still need."""
+    """How much there is to do: positions that are finished, others, the slices that these still need, and which stacks
+    (Z, Y, X) there are."""
 
     finished: int = 0
     positions: int = 0
     slices: int = 0
+    stacks: set[tuple[int, int, int]] = field(default_factory=set)
 
 
 @dataclass(frozen=True)
@@ -173,15 +176,22 @@ class _Task:
         return f"{self.position.url}, time point {self.time}"
 
 
-def _survey(step: Step, existing: DerivedPlate | None, positions: Iterable[Position]) -> _Work:
-    """Check every position that is not finished, and forget it again: there may be a million."""
-    work = _Work()
-    for position in positions:
+def _survey(step: Step, existing: DerivedPlate | None, names: PositionNames, process: int, processes: int) -> _Work:
+    """Check every position that is not finished, and forget it again: there may be a million. Who is about to start the
+    output looks at those of all processes, others at their own."""
+    work, starts = _Work(), process == 0 and existing is None
+    for number, position in enumerate(share(names, 0, 1) if starts else share(names, process, processes)):
+        if starts:
+            work.stacks.add(position.shape[2:])
+            step.derive(ImageInfo.of(position))
+            if number % processes:
+                continue
         finished, time_points = existing.progress(position.name) if existing else (False, 0)
         if finished:
             work.finished += 1
             continue
-        step.derive(ImageInfo.of(position))
+        if not starts:
+            step.derive(ImageInfo.of(position))
         work.positions += 1
         times, _, depth, *_ = position.shape
         work.slices += (times - time_points) * depth
@@ -238,7 +248,7 @@ class _Computation:
     """
 
     def __init__(self, output: DerivedPlate, listener: Listener) -> None:
-        self._listener, self._resolved = listener, output.resolved
+        self._listener, self._output = listener, output
         self._pool = ThreadPoolExecutor(_AT_ONCE, "compute")
         self._stop = threading.Event()
 
@@ -285,7 +295,9 @@ class _Computation:
 
         stack = read(reading.pop(), task.where)  # popped, so that nobody else keeps it
         try:
-            result = task.derived.compute(stack, task.time, Job(progress, self._resolved))
+            result = task.derived.compute(
+                stack, task.time, Job(progress, self._output.resolved, self._output.record.stacks)
+            )
         except UserError as error:
             raise UserError(f"{task.where}: {error}") from error
         counter.finish()
