@@ -73,6 +73,11 @@ class PositionNames:
     source: Plate
     given: tuple[str, ...] = ()
 
+    def __post_init__(self) -> None:
+        """UserError where there are none."""
+        if next(iter(self), None) is None:
+            raise UserError(f"{self.source.url}: has no positions; write images into it first")
+
     def __iter__(self) -> Iterator[str]:
         return iter(dict.fromkeys(self.given)) if self.given else self.source.iter_position_names()
 
@@ -127,8 +132,6 @@ def make_plate(
     source = open_plate(input_url, cached=False)
     check_apart(source.url, str(output_url))
     names = PositionNames(source, tuple(positions or ()))
-    if next(iter(names), None) is None:
-        raise UserError(f"{source.url}: has no positions; write images into it first")
     mine = partial(share, names, process, processes)
     record = new_record(step, source.url, list(positions or ()), ngff_version or source.ngff_version)
     existing = None if overwrite else find_output(output_url, record, source.is_hcs)
