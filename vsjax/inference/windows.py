@@ -87,7 +87,7 @@ def plan_windows(depth: int, in_depth: int, out_depth: int, step: int = 1) -> Wi
 def windows_per_call(plan: WindowPlan, tiles: int, batch_size: int) -> tuple[int, int]:
     """How many tiles and how many z windows of each go into one call of the network, at most `batch_size` windows: z
     windows of one tile first, several tiles where a tile has few, as few calls as possible of equal size."""
-    windows = min(len(plan.starts), batch_size)
+    windows = math.ceil(len(plan.starts) / math.ceil(len(plan.starts) / batch_size))
     calls = math.ceil(tiles / max(1, batch_size // windows))
     return math.ceil(tiles / calls), windows
 
