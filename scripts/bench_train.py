@@ -35,9 +35,11 @@ def main(arguments: Sequence[str] | None = None) -> list[dict[str, Any]]:
 def measure_step(name: str, family: Family, dtype: str, options: argparse.Namespace) -> dict[str, Any]:
     """One row."""
     request = {"family": family.to_json(), "dtype": dtype, "seed": options.seed, "mode": options.mode}
-    sides = [("train_vsjax", request, sys.executable)]
+    sides = [("scripts.benchmarking.train_vsjax", request, sys.executable)]
     if options.against and family.viscy:
-        sides.append(("train_viscy", {**request, "compiled": options.compiled}, options.peer_python))
+        sides.append(
+            ("scripts.benchmarking.train_viscy", {**request, "compiled": options.compiled}, options.peer_python)
+        )
     found = compare(sides, rounds=options.rounds, warmup=options.warmup, repeats=options.repeats)
     found = [{"dtype": dtype, **side} for side in found]
     size = " x ".join([str(family.batch), str(tuple(family.patch))])

@@ -20,13 +20,16 @@ STEPS_PER_EPOCH = 100  # of schedules that count epochs
 
 
 def family_config(request: Mapping[str, Any]) -> ConfigDict:
-    """The config of `request["family"]` on its patch and batch, in `request["dtype"]`, without augmentation; `mode`
-    "debug" takes the file's small form."""
+    """The config of `request["family"]` on its patch and batch, in `request["dtype"]`, on `plate` where there is one;
+    with the file's augmentation where `augment` asks for it, otherwise without; `mode` "debug" takes the file's small
+    form."""
     family = Family(**request["family"])
     config = importlib.import_module(f"configs.{family.config}").get_config(request.get("mode", ""))
-    config.augment = ConfigDict(AugmentConfig().model_dump())
+    if not request.get("augment"):
+        config.augment = ConfigDict(AugmentConfig().model_dump())
     config.update_from_flattened_dict(dict(family.changes))
-    config.data.update(patch=tuple(family.patch), val_patch=(), batch_size=family.batch)
+    plates = (request["plate"],) if "plate" in request else ()
+    config.data.update(patch=tuple(family.patch), val_patch=(), batch_size=family.batch, plates=plates)
     config.update(dtype=request["dtype"], seed=request["seed"])
     return resolve(check_config(config), STEPS_PER_EPOCH)
 
@@ -44,11 +47,12 @@ def synthetic_batch(config: ConfigDict, task: Task) -> dict[str, np.ndarray]:
     return batch
 
 
-def settings_of(config: ConfigDict, task: Task) -> dict[str, Any]:
-    """What the other side needs to build the same."""
+def settings_of(config: ConfigDict, out_depth: int) -> dict[str, Any]:
+    """What the other side needs to build the same; `out_depth` are the slices that are predicted."""
     return {
         "model": {name: value for name, value in config.model.to_dict().items() if name != "name"},
         "task": config.task.to_dict(),
         "optimizer": config.optim.to_dict(),
-        "out_depth": task.inputs.out_depth,
+        "roles": config.roles.to_dict(),
+        "out_depth": out_depth,
     }

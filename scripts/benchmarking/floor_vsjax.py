@@ -47,7 +47,7 @@ def training_work(network: Network, shape: tuple[int, ...]) -> dict[str, int]:
         rngs = {"dropout": jax.random.key(0)}
         return network.apply({"params": params, **others}, x, train=True, rngs=rngs, mutable=list(others))[0].sum()
 
-    return _work(jax.grad(total), params, others, x)
+    return _work(jax.value_and_grad(total), params, others, x)
 
 
 def _traced(network: Network, shape: tuple[int, ...]) -> tuple[Network, Any, jax.ShapeDtypeStruct]:

@@ -93,6 +93,13 @@ def show(found: Mapping[str, Any]) -> None:
             f"  floor  {parts['floor']:.3f} s (products {parts['products']:.3f}, bytes {parts['bytes']:.3f}), "
             f"{found['share_of_floor']:.0%} of vsjax's time; {rate / 1e9:.0f} G multiply-adds/s"
         )
+    if "over_bare" in found:
+        print(f"  vsjax over its own bare forward pass: {found['over_bare']:+.0%}")
+    if found.get("agreement"):
+        how = found["agreement"]
+        spread = how["standard_deviation"]
+        print(f"  largest difference {how['largest_difference']:.1e} at a standard deviation of {spread:.2g}, ", end="")
+        print(f"correlation {how['correlation']:.6f}")
     if found.get("same_parameters") is False:
         print("  the two sides have different numbers of parameters")
     if "ratio" in found:

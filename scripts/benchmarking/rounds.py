@@ -26,9 +26,9 @@ class Side:
         """Start it and wait until it has prepared its work."""
         self.name = module
         self.times: list[list[float]] = []
-        self._said = tempfile.TemporaryFile("w+")  # noqa: SIM115: the process writes to it as long as it lives
+        self._said = tempfile.TemporaryFile("w+")  # noqa: SIM115
         environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
-        command = [python, "-m", f"scripts.benchmarking.{module}", json.dumps(request)]
+        command = [python, "-m", module, json.dumps(request)]
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": self._said}
         self._process = subprocess.Popen(command, text=True, cwd=ROOT, env=environment, **pipes)
         self.report = self._answer()
@@ -68,11 +68,11 @@ def compare(
     sides: Sequence[tuple[str, Mapping[str, Any], str]], *, rounds: int, warmup: int, repeats: int
 ) -> list[dict[str, Any]]:
     """What each side (module, request, Python) measures, in turns: ABAB. Sides prepare one after the other. What the
-    first one reports as `settings` is added to the requests of the others, so that they build the same."""
+    first one reports as `settings`, if it does, is added to the requests of the others, which then build the same."""
     started: list[Side] = []
     try:
         for module, request, python in sides:
-            shared = {"settings": started[0].report.get("settings")} if started else {}
+            shared = {key: started[0].report[key] for key in ("settings",) if started and key in started[0].report}
             started.append(Side(module, {**request, **shared}, python))
         for _ in range(rounds):
             for side in started:
@@ -81,3 +81,12 @@ def compare(
     finally:
         for side in started:
             side.kill()
+
+
+def ask(module: str, request: Mapping[str, Any], python: str = sys.executable) -> dict[str, Any]:
+    """What a side reports that has only something to prepare."""
+    side = Side(module, request, python)
+    try:
+        return side.report
+    finally:
+        side.kill()

@@ -52,7 +52,7 @@ def prepare(request: Mapping[str, Any]) -> Work:
         "first_seconds": time.perf_counter() - start,
         "parameters": parameters,
         "temporary_bytes": account.temp_size_in_bytes if account else None,
-        "settings": settings_of(config, task),
+        "settings": settings_of(config, task.inputs.out_depth),
         "work": training_work(task.model, (config.data.batch_size, *config.data.patch, task.model.in_channels)),
         "rates": matrix_rates(),
     }
