@@ -8,7 +8,6 @@ stored in chunks of (1, 1, 9, 512, 512). vsjax reads in threads and augments on 
 and augments in worker processes. Both do their standard augmentation, with the same ranges and probabilities."""
 
 import argparse
-import sys
 import tempfile
 from collections.abc import Sequence
 from typing import Any
@@ -16,7 +15,7 @@ from typing import Any
 from scripts.benchmarking.families import Family
 from scripts.benchmarking.measure import spread
 from scripts.benchmarking.report import add_flags, checked, row, show, write
-from scripts.benchmarking.rounds import ask, compare
+from scripts.benchmarking.rounds import ask, compare, viscy_side, vsjax_side
 
 ROWS = {"augmented": True, "plain": False}
 CHUNK = (1, 1, 9, 512, 512)
@@ -37,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> list[dict[str, Any]]:
         shape = (options.times, CHUNK[2], options.plane, options.plane)
         request = {"family": family.to_json(), "dtype": "float32", "seed": options.seed, "mode": options.mode}
         plate = {"folder": folder, "positions": options.positions, "shape": shape, "chunks": CHUNK}
-        request["plate"] = ask("scripts.benchmarking.plate_vsjax", {**request, **plate})["plate"]
+        request |= ask(vsjax_side("plate", {**request, **plate}), "plate")
         for name in options.rows:
             rows.append(measure_batches(name, family, {**request, "augment": ROWS[name]}, options))
             show(rows[-1])
@@ -47,16 +46,10 @@ def main(arguments: Sequence[str] | None = None) -> list[dict[str, Any]]:
 
 def measure_batches(name: str, family: Family, request: dict[str, Any], options: argparse.Namespace) -> dict[str, Any]:
     """One row."""
-    sides = [("scripts.benchmarking.data_vsjax", {**request, "batches": options.batches}, sys.executable)]
+    sides = [vsjax_side("data", {**request, "batches": options.batches})]
     if options.against:
         other = {"batch": family.batch, "workers": options.peer_workers, "crops_per_stack": options.peer_crops}
-        sides.append(
-            (
-                "scripts.benchmarking.data_viscy",
-                {**request, **other, "batches": options.peer_batches},
-                options.peer_python,
-            )
-        )
+        sides.append(viscy_side("data", {**request, **other, "batches": options.peer_batches}, options))
     found = compare(sides, rounds=options.rounds, warmup=0, repeats=options.repeats)
     found = [_per_sample(side) for side in found]
     work = f"data {name}, {family.batch} crops of {family.patch}"

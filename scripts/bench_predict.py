@@ -9,14 +9,13 @@ z window, blending and writing, as `vsjax.predict` and `viscy predict` do it; bo
 and what they have written is compared. vsjax is measured against its own bare forward pass of the same windows too."""
 
 import argparse
-import sys
 import tempfile
 from collections.abc import Sequence
 from typing import Any
 
 from scripts.benchmarking.families import FAMILIES, Family
 from scripts.benchmarking.report import add_flags, best_rates, checked, row, show, write
-from scripts.benchmarking.rounds import ask, compare
+from scripts.benchmarking.rounds import ask, compare, viscy_side, vsjax_side
 
 PREDICTED = {name: family for name, family in FAMILIES.items() if not family.masked}
 GPU = {"planes": [2048], "plate_plane": 2048, "dtype": ["bfloat16"]}
@@ -43,11 +42,9 @@ def main(arguments: Sequence[str] | None = None) -> list[dict[str, Any]]:
 def measure_forward(name: str, plane: int, dtype: str, options: argparse.Namespace) -> dict[str, Any]:
     """One row: the network alone."""
     family, request = _request(name, plane, dtype, options)
-    sides = [("scripts.benchmarking.forward_vsjax", request, sys.executable)]
+    sides = [vsjax_side("forward", request)]
     if options.against and family.viscy:
-        sides.append(
-            ("scripts.benchmarking.forward_viscy", {**request, "compiled": options.compiled}, options.peer_python)
-        )
+        sides.append(viscy_side("forward", request, options))
     found = compare(sides, rounds=options.rounds, warmup=options.warmup, repeats=options.repeats)
     found = [{"dtype": dtype, **side} for side in found]
     size = " x ".join([str(family.batch), str(tuple(family.patch))])
@@ -63,22 +60,13 @@ def measure_plate(name: str, dtype: str, options: argparse.Namespace) -> dict[st
     windows = options.positions * (DEEPER + 1)
     with tempfile.TemporaryDirectory(dir=options.folder) as folder:
         request |= {"folder": folder, "positions": options.positions, "shape": shape, "chunks": (1, 1, *shape[1:])}
-        request |= ask("scripts.benchmarking.plate_vsjax", request)
+        request |= ask(vsjax_side("plate", request), "plate", "settings")
         theirs = []
         if options.against and family.viscy:
-            request |= {"weights": ask("scripts.benchmarking.weights_viscy", request, options.peer_python)["weights"]}
+            request |= ask(viscy_side("weights", request, options), "weights")
             other = {"batch": options.peer_batch, "workers": options.peer_workers, "predicts": True}
-            theirs.append(
-                (
-                    "scripts.benchmarking.predict_viscy",
-                    {**request, **other, "compiled": options.compiled},
-                    options.peer_python,
-                )
-            )
-        ours = [
-            ("scripts.benchmarking.predict_vsjax", request, sys.executable),
-            ("scripts.benchmarking.forward_vsjax", request, sys.executable),
-        ]
+            theirs.append(viscy_side("predict", {**request, **other}, options))
+        ours = [vsjax_side("predict", request), vsjax_side("forward", request)]
         found = compare([*ours, *theirs], rounds=options.rounds, warmup=0, repeats=1)
         agreement = _agreement(found[0]["output"], found[2]["output"]) if theirs else None
     bare = found.pop(1)

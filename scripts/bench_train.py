@@ -8,13 +8,12 @@ The step is that of `vsjax.train` (the task of a config, jitted, its state donat
 augmentation; VisCy's is its network, its loss and AdamW, in PyTorch's eager mode. Both see the same arrays."""
 
 import argparse
-import sys
 from collections.abc import Sequence
 from typing import Any
 
 from scripts.benchmarking.families import FAMILIES, Family
 from scripts.benchmarking.report import add_flags, best_rates, checked, row, show, write
-from scripts.benchmarking.rounds import compare
+from scripts.benchmarking.rounds import compare, viscy_side, vsjax_side
 
 GPU = {"patch": (5, 384, 384), "batch": 32, "dtype": ["bfloat16"]}
 
@@ -35,11 +34,9 @@ def main(arguments: Sequence[str] | None = None) -> list[dict[str, Any]]:
 def measure_step(name: str, family: Family, dtype: str, options: argparse.Namespace) -> dict[str, Any]:
     """One row."""
     request = {"family": family.to_json(), "dtype": dtype, "seed": options.seed, "mode": options.mode}
-    sides = [("scripts.benchmarking.train_vsjax", request, sys.executable)]
+    sides = [vsjax_side("train", request)]
     if options.against and family.viscy:
-        sides.append(
-            ("scripts.benchmarking.train_viscy", {**request, "compiled": options.compiled}, options.peer_python)
-        )
+        sides.append(viscy_side("train", request, options))
     found = compare(sides, rounds=options.rounds, warmup=options.warmup, repeats=options.repeats)
     found = [{"dtype": dtype, **side} for side in found]
     size = " x ".join([str(family.batch), str(tuple(family.patch))])

@@ -136,7 +136,7 @@ def markdown(found: Mapping[str, Any]) -> str:
 
 def _cell(side: Mapping[str, Any]) -> str:
     if "samples_per_second" in side:
-        return f"{side['samples_per_second']:.0f} samples/s"
+        return f"{side['samples_per_second']:.3g} samples/s"
     return f"{side['seconds']['median']:.3g} s"
 
 

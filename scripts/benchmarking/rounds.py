@@ -1,5 +1,6 @@
 """Start the sides of a comparison and let them take turns."""
 
+import argparse
 import json
 import os
 import subprocess
@@ -12,6 +13,7 @@ from typing import Any
 from scripts.benchmarking.measure import spread
 
 ROOT = Path(__file__).resolve().parents[2]
+Asked = tuple[str, Mapping[str, Any], str]  # module, request, Python
 SHOWN = 3000  # characters of what a side that failed has said
 
 
@@ -49,7 +51,8 @@ class Side:
     def kill(self) -> None:
         """End it whatever it does."""
         self._process.kill()
-        self._process.wait()
+        self._process.communicate()
+        self._said.close()
 
     def _tell(self, what: Mapping[str, Any]) -> None:
         self._process.stdin.write(json.dumps(what) + "\n")
@@ -64,11 +67,19 @@ class Side:
         raise SideFailed(f"{self.name} ended with {self._process.returncode}: {self._said.read()[-SHOWN:]}")
 
 
-def compare(
-    sides: Sequence[tuple[str, Mapping[str, Any], str]], *, rounds: int, warmup: int, repeats: int
-) -> list[dict[str, Any]]:
-    """What each side (module, request, Python) measures, in turns: ABAB. Sides prepare one after the other. What the
-    first one reports as `settings`, if it does, is added to the requests of the others, which then build the same."""
+def vsjax_side(work: str, request: Mapping[str, Any]) -> Asked:
+    """Ours: `WORK_vsjax.py` in this Python."""
+    return f"scripts.benchmarking.{work}_vsjax", request, sys.executable
+
+
+def viscy_side(work: str, request: Mapping[str, Any], options: argparse.Namespace) -> Asked:
+    """Theirs: `WORK_viscy.py` in the Python that the flags name, compiled or not as they say."""
+    return f"scripts.benchmarking.{work}_viscy", {**request, "compiled": options.compiled}, options.peer_python
+
+
+def compare(sides: Sequence[Asked], *, rounds: int, warmup: int, repeats: int) -> list[dict[str, Any]]:
+    """What each side measures, in turns: ABAB. Sides prepare one after the other. What the first one reports as
+    `settings`, if it does, is added to the requests of the others, which then build the same."""
     started: list[Side] = []
     try:
         for module, request, python in sides:
@@ -83,10 +94,10 @@ def compare(
             side.kill()
 
 
-def ask(module: str, request: Mapping[str, Any], python: str = sys.executable) -> dict[str, Any]:
-    """What a side reports that has only something to prepare."""
-    side = Side(module, request, python)
+def ask(asked: Asked, *keys: str) -> dict[str, Any]:
+    """Of what a side reports that has only something to prepare, these fields."""
+    side = Side(*asked)
     try:
-        return side.report
+        return {key: side.report[key] for key in keys}
     finally:
         side.kill()
