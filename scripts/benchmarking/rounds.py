@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from scripts.benchmarking.measure import spread
 
 ROOT = Path(__file__).resolve().parents[2]
 Asked = tuple[str, Mapping[str, Any], str]  # module, request, Python
+PATIENCE = 600  # seconds for one answer; PyTorch's gradients in bfloat16 were seen to hang on some CPUs
 SHOWN = 3000  # characters of what a side that failed has said
 
 
@@ -59,12 +61,16 @@ class Side:
         self._process.stdin.flush()
 
     def _answer(self) -> Any:
+        clock = threading.Timer(PATIENCE, self._process.kill)
+        clock.start()
         line = self._process.stdout.readline()
+        clock.cancel()
         if line:
             return json.loads(line)
         self._process.wait()
         self._said.seek(0)
-        raise SideFailed(f"{self.name} ended with {self._process.returncode}: {self._said.read()[-SHOWN:]}")
+        how = f"ended with {self._process.returncode} (killed where it took more than {PATIENCE} s for one answer)"
+        raise SideFailed(f"{self.name} {how}: {self._said.read()[-SHOWN:]}")
 
 
 def vsjax_side(work: str, request: Mapping[str, Any]) -> Asked:

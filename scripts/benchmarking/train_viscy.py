@@ -21,15 +21,15 @@ def prepare(request: Mapping[str, Any]) -> Work:
     network = viscy_networks.build(family["viscy"], settings["model"], family["masked"]).train()
     parameters = viscy_networks.parameters_of(network)
     batch = _batch(request)
-    loss_of = _loss(torch.compile(network) if request["compiled"] else network, family, settings["task"])
+    apply = _in_precision(torch.compile(network) if request["compiled"] else network, request["dtype"])
+    loss_of = _loss(apply, family, settings["task"])
     rule = settings["optimizer"]
     optimizer = torch.optim.AdamW(network.parameters(), lr=rule["learning_rate"], weight_decay=rule["weight_decay"])
     losses = []
 
     def run() -> None:
         optimizer.zero_grad()
-        with viscy_networks.precision(request["dtype"]):
-            loss = loss_of(*batch)
+        loss = loss_of(*batch)
         loss.backward()
         optimizer.step()
         losses.append(loss.item())
@@ -59,7 +59,20 @@ def _batch(request: Mapping[str, Any]) -> tuple[torch.Tensor, torch.Tensor]:
     return source, target
 
 
-def _loss(network: nn.Module, family: Mapping[str, Any], task: Mapping[str, Any]) -> Callable[..., torch.Tensor]:
+def _in_precision(network: nn.Module, dtype: str) -> Callable[..., Any]:
+    """The network in the precision, its results in float32: VisCy's loss leaves autocast on a GPU by itself."""
+
+    def apply(*arguments: Any) -> Any:
+        with viscy_networks.precision(dtype):
+            results = network(*arguments)
+        return tuple(r.float() for r in results) if isinstance(results, tuple) else results.float()
+
+    return apply
+
+
+def _loss(
+    network: Callable[..., Any], family: Mapping[str, Any], task: Mapping[str, Any]
+) -> Callable[..., torch.Tensor]:
     """The loss as a function of source and target, as `VSUNet` and `FcmaeUNet` compute it."""
     if family["masked"]:
         masked_loss = MaskedMSELoss()
