@@ -91,7 +91,8 @@ def test_inputs_are_normalised_and_the_same_again():
 
 
 def test_every_family_has_a_row():
-    assert MODELS.keys() - {"one_convolution"} <= FAMILIES.keys()
+    published = {name for name, network in MODELS.items() if network.__module__.startswith("vsjax.")}
+    assert published <= FAMILIES.keys()
 
 
 def test_training_row(tmp_path, capsys):
