@@ -6,7 +6,7 @@ import pytest
 from vsjax.data.fovs import open_fovs
 from vsjax.data.pipeline import CropReader, evaluation_batches, iterate_from, training_batches
 from vsjax.data.roles import ChannelRole
-from vsjax.data.sampling import GRID, CropSampler, grid_crops
+from vsjax.data.sampling import GRID, Crop, CropSampler, grid_crops
 from vsjax.errors import UserError
 from vsjax.intensity.normalization import Normalization
 from vsjax.intensity.statistics import write_statistics
@@ -68,6 +68,27 @@ def test_crops_hold_the_pixels_of_the_file(plates):
         expected = images[crop.fov][crop.time, :, z : z + 3, y : y + 32, x : x + 32]
         np.testing.assert_array_equal(batch["source"][row, ..., 0], expected[0])
         np.testing.assert_array_equal(batch["target"][row, ..., 0], expected[1])
+
+
+def test_pixels_keep_a_small_type_that_all_images_share(plates, tmp_path):
+    writer = create_plate(tmp_path / "F.zarr", position_names=["A/1/0"])
+    position = writer.create_position(
+        "A/1/0", shape=SHAPE, dtype=np.float64, channel_names=["BF", "nuclei"], pixel_size_um=(1, 0.5, 0.5)
+    )
+    image = np.random.default_rng(0).normal(size=SHAPE)
+    position.array().write(image).result()
+    write_statistics(writer.plate, grid=4)
+    of_whole_numbers, of_floats = plates[0], open_fovs([str(tmp_path / "F.zarr")])
+    for fovs, dtype in (
+        (of_whole_numbers, np.uint16),
+        (of_whole_numbers + of_floats, np.float32),
+        (of_floats, np.float32),
+    ):
+        reader = CropReader(fovs, SIZE, ROLES)
+        for fov in (0, len(fovs) - 1):  # whatever else is in the batch
+            assert reader([Crop(fov, 0, (0, 0, 0))])["source"].dtype == dtype
+    batch = reader([Crop(0, 1, (1, 30, 40))])
+    np.testing.assert_array_equal(batch["source"][0, ..., 0], image[1, 0, 1:4, 30:62, 40:72].astype(np.float32))
 
 
 def test_statistics_are_those_of_the_fov(plates):

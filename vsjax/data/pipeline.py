@@ -11,7 +11,7 @@ import numpy as np
 import tensorstore as ts
 
 from vsjax.data.fovs import FieldOfView
-from vsjax.data.roles import Role
+from vsjax.data.roles import Request, Role, pixel_type
 from vsjax.data.sampling import Crop, CropSampler
 from vsjax.errors import UserError
 
@@ -34,13 +34,14 @@ class CropReader:
         self._fovs = fovs
         self._size = size
         self._roles = roles
+        self._dtype = pixel_type(fov.position.dtype for fov in fovs)
         for fov in fovs:
             for role in roles.values():
                 role.check(fov.position)
 
     def __call__(self, crops: Sequence[Crop]) -> Batch:
         """The batch: for each role what `Role.arrays` says, the first axis that of the crops."""
-        requests: dict[str, list] = {name: [] for name in self._roles}
+        requests: dict[str, list[Request]] = {name: [] for name in self._roles}
         with ts.Batch() as batch:
             for crop in crops:
                 position = self._fovs[crop.fov].position
@@ -51,7 +52,7 @@ class CropReader:
                     requests[name].append((position, crop.time, role.request(position, crop.time, place, batch)))
         arrays: Batch = {}
         for name, role in self._roles.items():
-            arrays |= role.arrays(name, requests[name])
+            arrays |= role.arrays(name, requests[name], self._dtype)
         return arrays
 
 
