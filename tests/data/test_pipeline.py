@@ -132,6 +132,33 @@ def test_plates_are_pooled_by_weight_whatever_their_size(plates):
     assert abs(np.mean(of_second) - 0.75) < 0.02
 
 
+def test_crops_of_a_fov_follow_one_another(plates):
+    """Four of each of the three FOVs and two time points, at places of their own; then the next epoch."""
+    fovs, images = plates
+    dataset = batches(fovs[:3], crops_per_fov=4, batch_size=24)
+    orders = []
+    for step in (0, 1):
+        batch = dataset[step]
+        of = [tuple(place) for crop in batch["source"] for place in places_of(crop[..., 0], images[:3])]
+        assert len(of) == 24
+        assert of == [pair for pair in of[::4] for _ in range(4)]
+        assert sorted(of[::4]) == [(fov, time) for fov in range(3) for time in range(2)]
+        assert len({crop.tobytes() for crop in batch["source"]}) == 24
+        orders.append(of[::4])
+    assert orders[0] != orders[1]
+    parts = [batches(fovs[:3], crops_per_fov=4, batch_size=24, rows=rows) for rows in (range(9), range(9, 24))]
+    assert_same({name: np.concatenate([part[1][name] for part in parts]) for name in batch}, batch)
+    mixed = batches(fovs, crops_per_fov=4, weights=(1.0, 3.0), batch_size=400)[0]
+    of_second = np.isclose(mixed["source_location"][:, 0], images[3][:, 0, :, ::4, ::4].mean())
+    assert abs(of_second.mean() - 0.75) < 0.02
+
+
+def places_of(crop, images):
+    """The FOVs and time points in which the first row of a crop occurs."""
+    rows = np.lib.stride_tricks.sliding_window_view(np.stack(images)[:, :, 0], crop.shape[2], axis=-1)
+    return np.argwhere((rows == crop[0, 0]).all(-1).any((2, 3, 4))).tolist()
+
+
 def test_importance_draws_crops_where_the_label_is(plates):
     fovs, images = plates
     rng = np.random.default_rng(0)
