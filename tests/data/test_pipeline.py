@@ -6,7 +6,7 @@ import pytest
 from vsjax.data.fovs import open_fovs
 from vsjax.data.pipeline import CropReader, evaluation_batches, iterate_from, training_batches
 from vsjax.data.roles import ChannelRole
-from vsjax.data.sampling import GRID, CropSampler, grid_crops
+from vsjax.data.sampling import GRID, Crop, CropSampler, grid_crops
 from vsjax.errors import UserError
 from vsjax.intensity.normalization import Normalization
 from vsjax.intensity.statistics import write_statistics
@@ -70,6 +70,27 @@ def test_crops_hold_the_pixels_of_the_file(plates):
         np.testing.assert_array_equal(batch["target"][row, ..., 0], expected[1])
 
 
+def test_pixels_keep_a_small_type_that_all_images_share(plates, tmp_path):
+    writer = create_plate(tmp_path / "F.zarr", position_names=["A/1/0"])
+    position = writer.create_position(
+        "A/1/0", shape=SHAPE, dtype=np.float64, channel_names=["BF", "nuclei"], pixel_size_um=(1, 0.5, 0.5)
+    )
+    image = np.random.default_rng(0).normal(size=SHAPE)
+    position.array().write(image).result()
+    write_statistics(writer.plate, grid=4)
+    of_whole_numbers, of_floats = plates[0], open_fovs([str(tmp_path / "F.zarr")])
+    for fovs, dtype in (
+        (of_whole_numbers, np.uint16),
+        (of_whole_numbers + of_floats, np.float32),
+        (of_floats, np.float32),
+    ):
+        reader = CropReader(fovs, SIZE, ROLES)
+        for fov in (0, len(fovs) - 1):  # whatever else is in the batch
+            assert reader([Crop(fov, 0, (0, 0, 0))])["source"].dtype == dtype
+    batch = reader([Crop(0, 1, (1, 30, 40))])
+    np.testing.assert_array_equal(batch["source"][0, ..., 0], image[1, 0, 1:4, 30:62, 40:72].astype(np.float32))
+
+
 def test_statistics_are_those_of_the_fov(plates):
     fovs, images = plates
     sampler, reader = CropSampler(fovs, SIZE), CropReader(fovs, SIZE, ROLES)
@@ -109,6 +130,33 @@ def test_plates_are_pooled_by_weight_whatever_their_size(plates):
         np.isclose(reads[step]["source_location"][:, 0], images[3][:, 0, :, ::4, ::4].mean()) for step in range(10)
     ]
     assert abs(np.mean(of_second) - 0.75) < 0.02
+
+
+def test_crops_of_a_fov_follow_one_another(plates):
+    """Four of each of the three FOVs and two time points, at places of their own; then the next epoch."""
+    fovs, images = plates
+    dataset = batches(fovs[:3], crops_per_fov=4, batch_size=24)
+    orders = []
+    for step in (0, 1):
+        batch = dataset[step]
+        of = [tuple(place) for crop in batch["source"] for place in places_of(crop[..., 0], images[:3])]
+        assert len(of) == 24
+        assert of == [pair for pair in of[::4] for _ in range(4)]
+        assert sorted(of[::4]) == [(fov, time) for fov in range(3) for time in range(2)]
+        assert len({crop.tobytes() for crop in batch["source"]}) == 24
+        orders.append(of[::4])
+    assert orders[0] != orders[1]
+    parts = [batches(fovs[:3], crops_per_fov=4, batch_size=24, rows=rows) for rows in (range(9), range(9, 24))]
+    assert_same({name: np.concatenate([part[1][name] for part in parts]) for name in batch}, batch)
+    mixed = batches(fovs, crops_per_fov=4, weights=(1.0, 3.0), batch_size=400)[0]
+    of_second = np.isclose(mixed["source_location"][:, 0], images[3][:, 0, :, ::4, ::4].mean())
+    assert abs(of_second.mean() - 0.75) < 0.02
+
+
+def places_of(crop, images):
+    """The FOVs and time points in which the first row of a crop occurs."""
+    rows = np.lib.stride_tricks.sliding_window_view(np.stack(images)[:, :, 0], crop.shape[2], axis=-1)
+    return np.argwhere((rows == crop[0, 0]).all(-1).any((2, 3, 4))).tolist()
 
 
 def test_importance_draws_crops_where_the_label_is(plates):

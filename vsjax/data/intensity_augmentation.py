@@ -61,7 +61,8 @@ def adjust_gamma(image: Array, exponent: Array | float) -> Array:
     axes = (0, 1, 2)
     low, high = jnp.min(image, axes, keepdims=True), jnp.max(image, axes, keepdims=True)
     span = high - low
-    powered = jnp.power((image - low) / jnp.where(span > 0, span, 1.0), exponent)
+    # On a CPU, exp and log are vectorised and power is not. The logarithm of 0 is -inf, whose exponential is 0 again.
+    powered = jnp.exp(exponent * jnp.log((image - low) / jnp.where(span > 0, span, 1.0)))
     mean, std = jnp.mean(powered, axes, keepdims=True), jnp.std(powered, axes, keepdims=True)
     restored = (powered - mean) / jnp.where(std > 0, std, 1.0) * jnp.std(image, axes, keepdims=True)
     return jnp.where((span > 0) & (std > 0), restored + jnp.mean(image, axes, keepdims=True), image)

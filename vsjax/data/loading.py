@@ -48,6 +48,7 @@ class ExperimentData:
             batch_size=self.config.data.batch_size,
             weights=self.config.data.weights,
             seed=self.config.seed,
+            crops_per_fov=self.config.data.crops_per_fov,
             rows=self.rows,
         )
 

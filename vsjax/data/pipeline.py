@@ -11,7 +11,7 @@ import numpy as np
 import tensorstore as ts
 
 from vsjax.data.fovs import FieldOfView
-from vsjax.data.roles import Role
+from vsjax.data.roles import Request, Role, pixel_type
 from vsjax.data.sampling import Crop, CropSampler
 from vsjax.errors import UserError
 
@@ -34,13 +34,14 @@ class CropReader:
         self._fovs = fovs
         self._size = size
         self._roles = roles
+        self._dtype = pixel_type(fov.position.dtype for fov in fovs)
         for fov in fovs:
             for role in roles.values():
                 role.check(fov.position)
 
     def __call__(self, crops: Sequence[Crop]) -> Batch:
         """The batch: for each role what `Role.arrays` says, the first axis that of the crops."""
-        requests: dict[str, list] = {name: [] for name in self._roles}
+        requests: dict[str, list[Request]] = {name: [] for name in self._roles}
         with ts.Batch() as batch:
             for crop in crops:
                 position = self._fovs[crop.fov].position
@@ -51,7 +52,7 @@ class CropReader:
                     requests[name].append((position, crop.time, role.request(position, crop.time, place, batch)))
         arrays: Batch = {}
         for name, role in self._roles.items():
-            arrays |= role.arrays(name, requests[name])
+            arrays |= role.arrays(name, requests[name], self._dtype)
         return arrays
 
 
@@ -63,11 +64,13 @@ def training_batches(
     batch_size: int,
     weights: Sequence[float],
     seed: int,
+    crops_per_fov: int = 1,
     rows: Sequence[int] | None = None,
 ) -> grain.MapDataset:
     """The endless dataset whose element k is the global batch at step k, or those of its rows that a process needs.
 
-    Each plate is shuffled over its (FOV, time point) pairs, epoch by epoch, and the plates are mixed with `weights`.
+    Each plate is shuffled over its (FOV, time point) pairs, epoch by epoch, and the plates are mixed with `weights`. Of
+    each pair that is drawn, `crops_per_fov` crops follow one another, which share the chunks that are read.
 
     Raises:
         UserError: the number of weights is not the number of plates.
@@ -86,7 +89,9 @@ def training_batches(
     for plate in plates:
         pairs = [(n, t) for n, fov in enumerate(fovs) if fov.plate == plate for t in range(fov.position.shape[0])]
         streams.append(grain.MapDataset.source(pairs).seed(seed + plate).shuffle().repeat())
-    crops = grain.MapDataset.mix(streams, weights=[weight / sum(weights) for weight in weights])
+    streams = [stream for stream in streams for _ in range(crops_per_fov)]  # mixed in turn, each repeats the one before
+    shares = np.repeat(weights, crops_per_fov) / (sum(weights) * crops_per_fov)
+    crops = grain.MapDataset.mix(streams, weights=shares.tolist())
     wanted = range(batch_size) if rows is None else rows
     batches = crops.seed(seed).random_map(draw).batch(batch_size, batch_fn=list)
     return batches.map(lambda batch: reader([batch[row] for row in wanted]))

@@ -4,7 +4,8 @@ A role is channels, NGFF labels or a piece of metadata. It says how its part is 
 so that the way from a plate to a batch knows no family.
 """
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, ClassVar, Protocol
 
 import jax
@@ -21,6 +22,23 @@ from vsjax.plates.step import LARGEST_ID
 from vsjax.schema import CONFIG_REMEDY, Document, Name, Names, parse
 
 Place = tuple[Sequence[int], slice, slice]  # slices, which may repeat, rows and columns
+Request = tuple[Position, int, Any]  # position, time point, and what `Role.request` gave for them
+_SMALL = ("uint8", "int8", "uint16", "int16")  # as whole numbers they are exact in float32, and move in less time
+
+
+def pixel_type(stored: Iterable[np.dtype]) -> np.dtype:
+    """The type of a batch's channels, of images stored in these: that of all where it is small, otherwise float32."""
+    kinds = {dtype.name for dtype in stored}
+    return np.dtype(kinds.pop() if len(kinds) == 1 and kinds <= {*_SMALL} else np.float32)
+
+
+def _stack(volumes: Sequence[np.ndarray], dtype: np.dtype) -> np.ndarray:
+    """`np.stack` into memory that begins at a multiple of 64 bytes: JAX does not copy it for a CPU."""
+    shape = (len(volumes), *volumes[0].shape)
+    size = math.prod(shape) * dtype.itemsize
+    memory = np.empty(size + 64, np.uint8)
+    first = -memory.ctypes.data % 64
+    return np.stack(volumes, out=memory[first : first + size].view(dtype).reshape(shape), casting="unsafe")
 
 
 class Role(Protocol):
@@ -43,13 +61,13 @@ class Role(Protocol):
     def request(self, position: Position, time: int, place: Place, batch: ts.Batch) -> Any:
         """Start to read one crop."""
 
-    def arrays(self, name: str, requests: Sequence[tuple[Position, int, Any]]) -> dict[str, np.ndarray]:
-        """What a batch holds of these (position, time point, what `request` gave), under names that begin with
-        `name`."""
+    def arrays(self, name: str, requests: Sequence[Request], dtype: np.dtype) -> dict[str, np.ndarray]:
+        """What a batch holds of these, under names that begin with `name`; `dtype` is that of pixels of channels
+        (`pixel_type`)."""
 
 
 class ChannelRole(Document):
-    """Channels: float32 `[B, Z, Y, X, C]` in stored units, with `NAME_location` and `NAME_scale` `[B, C]` that
+    """Channels: `[B, Z, Y, X, C]` of `pixel_type`, in stored units, with `NAME_location` and `NAME_scale` `[B, C]` that
     normalise them (0 and 1 where that is decided on the device)."""
 
     channels: Names = Field(description="names, one or more")
@@ -63,7 +81,7 @@ class ChannelRole(Document):
             self.location_scale(position, time)
 
     def shapes(self, name: str, size: int, crop: tuple[int, int, int]) -> dict[str, jax.ShapeDtypeStruct]:
-        """Pixels, location and scale."""
+        """Pixels, as of the widest type that they may have, location and scale."""
         count = len(self.channels)
         shapes = {name: (size, *crop, count), f"{name}_location": (size, count), f"{name}_scale": (size, count)}
         return {key: jax.ShapeDtypeStruct(shape, np.float32) for key, shape in shapes.items()}
@@ -73,12 +91,12 @@ class ChannelRole(Document):
         indices = [position.channel_index(channel) for channel in self.channels]
         return position.array()[time].oindex[indices, *place].read(batch=batch)
 
-    def arrays(self, name: str, requests: Sequence[tuple[Position, int, ts.Future]]) -> dict[str, np.ndarray]:
+    def arrays(self, name: str, requests: Sequence[Request], dtype: np.dtype) -> dict[str, np.ndarray]:
         """Pixels, location and scale."""
         volumes = [np.moveaxis(read(future, position.url), 0, -1) for position, _, future in requests]
         pairs = [self.location_scale(position, time) for position, time, _ in requests]
         return {
-            name: np.stack(volumes).astype(np.float32),
+            name: _stack(volumes, dtype),
             f"{name}_location": np.stack([location for location, _ in pairs]),
             f"{name}_scale": np.stack([scale for _, scale in pairs]),
         }
@@ -124,7 +142,7 @@ class LabelRole(Document):
         """The ids of each label image."""
         return [position.label(label)[time, 0].oindex[place].read(batch=batch) for label in self.labels]
 
-    def arrays(self, name: str, requests: Sequence[tuple[Position, int, list[ts.Future]]]) -> dict[str, np.ndarray]:
+    def arrays(self, name: str, requests: Sequence[Request], dtype: np.dtype) -> dict[str, np.ndarray]:
         """The ids; UserError for one that int32 does not hold."""
         volumes = []
         for position, _, futures in requests:
@@ -156,7 +174,7 @@ class MetadataRole(Document):
     def request(self, position: Position, time: int, place: Place, batch: ts.Batch) -> None:
         """Nothing: the position remembers what `check` has read."""
 
-    def arrays(self, name: str, requests: Sequence[tuple[Position, int, None]]) -> dict[str, np.ndarray]:
+    def arrays(self, name: str, requests: Sequence[Request], dtype: np.dtype) -> dict[str, np.ndarray]:
         """The classes' numbers."""
         return {name: np.array([self.index(position) for position, _, _ in requests], np.int32)}
 

@@ -25,6 +25,9 @@ class DataSettings(Document):
     val_patch: tuple[Size, ...] = Field((), description="the same for validation; empty for `patch`")
     val_patches: int = Field(64, ge=1, le=10**6, description="validation takes at most so many")
     batch_size: int = Field(8, ge=1, le=2**16, description="patches per step")
+    crops_per_fov: int = Field(
+        1, ge=1, le=64, description="crops in a row of each FOV that is drawn: more are read faster, but look alike"
+    )
     importance_channel: str = Field(
         "",
         max_length=4096,

@@ -35,16 +35,18 @@ class Inputs:
     def training(self, key: jax.Array, batch: Batch) -> dict[str, jax.Array]:
         """Every role, images `[B, Z, Y, X, C]` normalised and augmented with `key`; Z is `out_depth` but for the
         source."""
-        images = self._normalized(batch)
+        images = self._images(batch)
         nearest = [name for name in images if self.roles[name].nearest]
-        images = augment(key, images, self.augment, self.patch, self._depths(images), nearest)
+        numbers = self._normalization(batch)
+        images = augment(key, images, self.augment, self.patch, self._depths(images), nearest, numbers)
         return self._others(batch) | self._spread(images)
 
     def evaluation(self, batch: Batch) -> dict[str, jax.Array]:
         """Every role as in training, without augmentation."""
-        images = self._normalized(batch)
+        images = self._images(batch)
         depths = self._depths(images)
         cropped = {name: center_crop(image, (depths[name], *image.shape[2:4])) for name, image in images.items()}
+        cropped |= {name: normalize(cropped[name], *pair) for name, pair in self._normalization(batch).items()}
         return self._others(batch) | self._spread(cropped)
 
     def _depths(self, images: Mapping[str, jax.Array]) -> dict[str, int]:
@@ -62,15 +64,16 @@ class Inputs:
         images = jax.lax.with_sharding_constraint(images, whole)
         return jax.lax.with_sharding_constraint(images, self.sharding)
 
-    def _normalized(self, batch: Batch) -> dict[str, jax.Array]:
-        """The images; labels stay whole numbers."""
-        images = {}
+    def _images(self, batch: Batch) -> dict[str, jax.Array]:
+        """As they were read; labels stay so."""
+        return {name: jnp.asarray(batch[name]) for name, role in self.roles.items() if role.spatial}
+
+    def _normalization(self, batch: Batch) -> dict[str, tuple[jax.Array, jax.Array]]:
+        """Location and scale `[B, C]` of the channels."""
+        numbers = {}
         for name, role in self.roles.items():
             if isinstance(role, ChannelRole):
-                location, scale = batch[f"{name}_location"], batch[f"{name}_scale"]
+                numbers[name] = batch[f"{name}_location"], batch[f"{name}_scale"]
                 if role.normalization.scope == "patch":
-                    location, scale = patch_location_scale(batch[name], role.normalization.statistic)
-                images[name] = normalize(batch[name], location, scale)
-            elif role.spatial:
-                images[name] = jnp.asarray(batch[name])
-        return images
+                    numbers[name] = patch_location_scale(batch[name], role.normalization.statistic)
+        return numbers
