@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from vsjax.models.cells import Cells
 from vsjax.models.convolution import PatchConv
 from vsjax.models.dense import DenseParameters
 from vsjax.models.depthwise import Implementation, depthwise_conv
@@ -83,7 +84,8 @@ class ConvNeXtBlock(nn.Module):
     """Depthwise 7x7, norm, and a four times wider layer with GELU and GRN, around a shortcut.
 
     `[B, Y, X, C] -> [B, Y, X, C]`; `visible` is `[B, Y, X, 1]` in x's type or None. With a mask the shortcut is
-    masked too, which is what the authors' in-place multiplication does.
+    masked too, which is what the authors' in-place multiplication does. With `cells`, x is their visible ones
+    `[B, V, y, x, C]`, and so is what comes out: the same numbers as with their mask.
     """
 
     drop_path_rate: float = 0.0
@@ -94,11 +96,13 @@ class ConvNeXtBlock(nn.Module):
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, x: Array, train: bool, visible: Array | None = None) -> Array:
+    def __call__(self, x: Array, train: bool, visible: Array | None = None, cells: Cells | None = None) -> Array:
         channels = x.shape[-1]
         x = x if visible is None else x * visible
         shortcut = x
+        x = x if cells is None else cells.spread(x)
         x = DepthwiseConv(7, self.depthwise_bias, self.depthwise, self.dtype, name="depthwise")(x)
+        x = x if cells is None else cells.take(x)
         x = LayerNorm(self.norm_epsilon, name="norm")(x)
         wide = 4 * channels
         weights = Weights(
@@ -114,8 +118,9 @@ class ConvNeXtBlock(nn.Module):
 class ConvNeXtStage(nn.Module):
     """A norm and a convolution that change size or channels, where needed, then blocks of one width.
 
-    `[B, Y, X, C] -> [B, Y/stride, X/stride, features]`; stride is 1 or 2. With `remat` the gradient computes each block
-    again instead of keeping what is inside it: less memory, about a third more time.
+    `[B, Y, X, C] -> [B, Y/stride, X/stride, features]`, or the visible ones of `cells`; stride is 1 or 2. With
+    `remat` the gradient computes each block again instead of keeping what is inside it: less memory, about a third
+    more time.
     """
 
     features: int
@@ -129,12 +134,14 @@ class ConvNeXtStage(nn.Module):
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, x: Array, train: bool, visible: Array | None = None) -> Array:
+    def __call__(self, x: Array, train: bool, visible: Array | None = None, cells: Cells | None = None) -> Array:
         block = nn.remat(ConvNeXtBlock, static_argnums=(2,)) if self.remat else ConvNeXtBlock
         if x.shape[-1] != self.features or self.stride > 1:
             x = LayerNorm(name="downsample_norm")(x)
             size = (self.stride, self.stride)
-            x = PatchConv(self.features, size, NARROW_NORMAL, dtype=self.dtype, name="downsample")(x)
+            downsample = PatchConv(self.features, size, NARROW_NORMAL, dtype=self.dtype, name="downsample")
+            planes = downsample(x.reshape(-1, *x.shape[-3:]))  # of a cell each, with `cells`
+            x = planes.reshape(*x.shape[:-3], *planes.shape[1:])
         for i, rate in enumerate(self.drop_path_rates):
             is_last = i == len(self.drop_path_rates) - 1
             x = block(
@@ -145,7 +152,7 @@ class ConvNeXtStage(nn.Module):
                 depthwise=self.depthwise,
                 dtype=self.dtype,
                 name=f"block_{i}",
-            )(x, train, visible)
+            )(x, train, visible, cells)
         return x
 
 

@@ -15,6 +15,7 @@ from jax import Array
 from pydantic import Field
 
 from vsjax.errors import UserError
+from vsjax.models.cells import Cells
 from vsjax.models.convnext import NARROW_NORMAL, ConvNeXtStage, LayerNorm
 from vsjax.models.convolution import PatchConv
 from vsjax.models.depthwise import Implementation
@@ -35,6 +36,13 @@ def random_mask(key: Array, batch: int, grid: tuple[int, int], ratio: float) -> 
     cells = grid[0] * grid[1]
     order = jnp.argsort(jax.random.uniform(key, (batch, cells)), axis=1)
     return (order < int(cells * ratio)).reshape(batch, *grid)
+
+
+def cells_left(mask: Array, ratio: float) -> Array:
+    """The numbers of the cells that a `random_mask` of this ratio leaves visible: `[batch, V]`, ascending."""
+    flat = mask.reshape(len(mask), -1)
+    hidden = int(flat.shape[1] * ratio)
+    return jnp.argsort(flat, axis=1, stable=True)[:, : flat.shape[1] - hidden]
 
 
 def enlarge_mask(mask: Array, factor: int | tuple[int, int]) -> Array:
@@ -82,9 +90,10 @@ class ShuffleHead(nn.Module):
 class FCMAE(Network):
     """`[B, in_stack_depth, Y, X, in_channels] -> [B, in_stack_depth, Y, X, out_channels]`, float32 out.
 
-    The optional `mask` `[B, Y/mask_stride, X/mask_stride]` (True = hidden) is for the encoder. Y and X must be
-    divisible by `divisor`. Settings have VisCy's names; as there, the width of the convolution head's input follows
-    `in_channels`.
+    The optional `mask` `[B, Y/mask_stride, X/mask_stride]` (True = hidden) is for the encoder. Where every sample has
+    the same number of visible cells, their numbers `visible_cells` `[B, V]` give what their mask gives, and the
+    encoder spends no time on the hidden ones. Y and X must be divisible by `divisor`. Settings have VisCy's names; as
+    there, the width of the convolution head's input follows `in_channels`.
     """
 
     encoder_blocks: Annotated[tuple[Blocks, ...], Field(min_length=2, max_length=8)] = (3, 3, 9, 3)
@@ -145,12 +154,23 @@ class FCMAE(Network):
             raise UserError(f"model.stem_kernel_size = {tuple(self.stem_kernel_size)}: the last two must be {wanted}")
 
     @nn.compact
-    def __call__(self, x: Array, train: bool = False, mask: Array | None = None, frame: Frame | None = None) -> Array:
+    def __call__(
+        self,
+        x: Array,
+        train: bool = False,
+        mask: Array | None = None,
+        visible_cells: Array | None = None,
+        frame: Frame | None = None,
+    ) -> Array:
+        cells = None
+        if visible_cells is not None:
+            cells = Cells.of(visible_cells, (x.shape[2] // self.mask_stride, x.shape[3] // self.mask_stride))
         x = AdaptiveStem(self.dims[0], tuple(self.stem_kernel_size), self.in_stack_depth, self.dtype, name="stem")(x)
+        x = x if cells is None else cells.take(x)
         features = []
         for i, (blocks, width) in enumerate(zip(self.encoder_blocks, self.dims, strict=True)):
             stride = 1 if i == 0 else 2
-            visible = visible_after(x, stride, frame)
+            visible = visible_after(x, stride, frame) if cells is None else None
             if mask is not None:
                 visible = ~enlarge_mask(mask, 2 ** (len(self.dims) - 1 - i))[..., None]
                 visible = visible.astype(self.dtype)
@@ -165,8 +185,8 @@ class FCMAE(Network):
                 dtype=self.dtype,
                 name=f"encoder_{i}",
             )
-            x = stage(x, train, visible)
-            features.append(x)
+            x = stage(x, train, visible, cells)
+            features.append(x if cells is None else cells.spread(x))
         depth, scale = self.in_stack_depth, self.stem_kernel_size[2]
         if self.head_conv:
             last = (depth + 2) * self.in_channels * 4 * self.head_conv_expansion_ratio

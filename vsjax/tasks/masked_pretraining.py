@@ -15,7 +15,7 @@ from pydantic import Field
 
 from vsjax.errors import UserError
 from vsjax.losses import masked_mse
-from vsjax.models.fcmae import enlarge_mask, random_mask
+from vsjax.models.fcmae import cells_left, enlarge_mask, random_mask
 from vsjax.schema import read_section
 from vsjax.tasks.assembly import descent_parts, sizes
 from vsjax.tasks.descent import DescentTask
@@ -78,7 +78,7 @@ class MaskedPretrainingTask(DescentTask):
         augment_key, dropout_key, mask_key = jax.random.split(key, 3)
         source = self.inputs.training(augment_key, batch)["source"]
         mask, hidden = self._mask(mask_key, source)
-        return self.descend(state, source, (source, hidden), dropout_key, _mean_loss, mask=mask)
+        return self.descend(state, source, (source, hidden), dropout_key, _mean_loss, **self._masking(mask))
 
     def evaluate(self, state: TrainState, batch: Batch, key: jax.Array) -> dict[str, jax.Array]:
         """Per sample: `loss` `[B]`."""
@@ -95,7 +95,7 @@ class MaskedPretrainingTask(DescentTask):
     def _restore(self, state: TrainState, batch: Batch, key: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
         source = self.inputs.evaluation(batch)["source"]
         mask, hidden = self._mask(key, source)
-        return source, hidden, self.model.apply(state.for_prediction(), source, train=False, mask=mask)
+        return source, hidden, self.model.apply(state.for_prediction(), source, train=False, **self._masking(mask))
 
     def _mask(self, key: jax.Array, source: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Which cells `[B, y, x]` and which pixels `[B, Y, X]` are hidden."""
@@ -103,6 +103,13 @@ class MaskedPretrainingTask(DescentTask):
         grid = (source.shape[2] // stride, source.shape[3] // stride)
         mask = random_mask(key, source.shape[0], grid, self.mask_ratio)
         return mask, enlarge_mask(mask, stride)
+
+    def _masking(self, mask: jax.Array) -> dict[str, jax.Array]:
+        """How the network is told: by the visible cells, but where planes are spread over devices (`space`), among
+        which cells would have to move."""
+        if self.inputs.sharding is not None and self.inputs.sharding.mesh.shape["space"] > 1:
+            return {"mask": mask}
+        return {"visible_cells": cells_left(mask, self.mask_ratio)}
 
 
 def _mean_loss(restored: jax.Array, target: tuple[jax.Array, jax.Array]) -> jax.Array:
