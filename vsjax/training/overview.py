@@ -1,4 +1,4 @@
-"""What a run trains and what it takes: said at its start, and by `vsjax.describe` without any data."""
+"""What a run trains and what it takes, said at its start."""
 
 import logging
 import time
@@ -12,14 +12,12 @@ import jax
 from clu import parameter_overview
 from ml_collections import ConfigDict
 
-from vsjax.data.augmentation import AugmentConfig, oversized_patch
 from vsjax.data.loading import ExperimentData
-from vsjax.data.roles import ChannelRole, make_roles
+from vsjax.data.roles import ChannelRole
 from vsjax.models.network import Network
 from vsjax.runtime.cost import multiply_adds
 from vsjax.runtime.description import Description, make_description
 from vsjax.runtime.mesh import bytes_per_device
-from vsjax.schema import read_section
 from vsjax.tasks.state import TrainState
 from vsjax.tasks.task import Task
 
@@ -134,16 +132,6 @@ def _text(summaries: Iterable[NetworkSummary]) -> Iterable[str]:
     for summary in summaries:
         yield f"{summary.name}\n{summary.table}"
         yield f"{summary.multiply_adds:,} multiply-adds on (Z, Y, X, C) = {summary.shape}\n"
-
-
-def abstract_batch(config: ConfigDict) -> dict[str, jax.ShapeDtypeStruct]:
-    """Shapes of a training batch as it is read (`data.pipeline.CropReader`), where stacks are deep enough for the
-    augmentation's margin."""
-    crop = oversized_patch(read_section(AugmentConfig, config.augment, "config.augment"), tuple(config.data.patch))
-    shapes: dict[str, jax.ShapeDtypeStruct] = {}
-    for name, role in make_roles(config.roles).items():
-        shapes |= role.shapes(name, config.data.batch_size, crop)
-    return shapes
 
 
 def compile_step(step: Any, state: TrainState, batch: Mapping[str, jax.Array]) -> jax.stages.Compiled:
