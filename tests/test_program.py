@@ -27,6 +27,30 @@ def child(code, shell="{}", **environment):
     )
 
 
+@pytest.mark.parametrize("imported", ["before", "by the program"])
+def test_the_first_start_leaves_what_it_compiled_to_the_second(tmp_path, imported):
+    """Also small programs, whose compilation takes less than a second."""
+    code = """
+from vsjax.program import run_program
+def main():
+    import jax, time
+    hits = []
+    jax.monitoring.register_event_listener(lambda name, **_: hits.append(name))
+    jax.jit(lambda x: [jax.random.truncated_normal(x, -2, 2, (n, n)) for n in range(4)])(jax.random.key(0))
+    print(sum(name.endswith("cache_hits") for name in hits), sum(name.endswith("cache_misses") for name in hits))
+run_program("x", main)
+"""
+    code = f"import jax\n{code}" if imported == "before" else code
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "XDG_CACHE_HOME": str(tmp_path)}
+    for name in ("JAX_COMPILATION_CACHE_DIR", "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"):
+        environment.pop(name, None)
+    command = [sys.executable, "-c", code]
+    said = [subprocess.check_output(command, env=environment, text=True, timeout=60).split() for _ in range(2)]
+    assert said[0][0] == "0"
+    assert int(said[0][1]) > 0
+    assert said[1] == [said[0][1], "0"]
+
+
 def test_nobody_reads_the_output_any_more():
     done = child('[print(1000 * "a") for _ in range(1000)]', "{} | head -c 1; exit ${{PIPESTATUS[0]}}")
     assert (done.returncode, done.stdout, done.stderr) == (PIPE_CLOSED, "a", "")

@@ -290,15 +290,23 @@ def _show_log() -> None:
 def _keep_compiled_programs() -> None:
     """Let XLA keep what it compiled in the user's cache folder, so that the next start of the same experiment is quick.
     `JAX_COMPILATION_CACHE_DIR` names another folder."""
-    if "JAX_COMPILATION_CACHE_DIR" in os.environ:
-        return
+    settings: dict[str, str | float] = {"jax_persistent_cache_min_compile_time_secs": 0.1}  # to load a program takes less; by default 1
+    if (cache := _cache_folder()) is not None:
+        settings["jax_compilation_cache_dir"] = str(cache)
+    for name, value in settings.items():
+        if name.upper() not in os.environ:
+            os.environ[name.upper()] = str(value)  # read when JAX is imported, where it is not yet
+            if (jax := sys.modules.get("jax")) is not None:
+                jax.config.update(name, value)
+
+
+def _cache_folder() -> Path | None:
     try:
         cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vsjax" / "xla"
         cache.mkdir(parents=True, exist_ok=True)
     except (OSError, RuntimeError):  # no home, or none to write to: every start compiles anew
-        return
-    if os.access(cache, os.W_OK):
-        os.environ["JAX_COMPILATION_CACHE_DIR"] = str(cache)  # JAX reads it when it is imported
+        return None
+    return cache if os.access(cache, os.W_OK) else None
 
 
 class ProgressBar(Listener):

@@ -12,7 +12,7 @@ from vsjax.runtime.keys import named_key, step_key
 from vsjax.runtime.mesh import check_batch, image_sharding, make_mesh, replicated, row_sharding, state_shardings
 from vsjax.schema import read_section
 from vsjax.tasks.registry import make_task, resolve
-from vsjax.training.overview import compile_step, summarise, total_bytes
+from vsjax.training.overview import compile_step, kept_bytes, summarise, total_bytes
 
 
 def describe_experiment(config: ConfigDict) -> list[str]:
@@ -25,12 +25,13 @@ def describe_experiment(config: ConfigDict) -> list[str]:
     task = make_task(config)
     summaries = summarise(task)
     state = jax.eval_shape(task.init, jax.random.key(0), abstract_batch(config))
+    kept = sum(kept_bytes(network, task.inputs.patch[1:]) for network in task.networks.values())
     samples = config.data.batch_size // config.train.accumulate
     rows = {
         "parameters": total_bytes((state.variables, state.average, state.auxiliary)),
         "optimiser": total_bytes(state.optimizer),
         "gradients": 4 * sum(sum(summary.parameters.values()) for summary in summaries),
-        f"kept for the gradient of {samples} samples": samples * sum(summary.kept for summary in summaries),
+        f"kept for the gradient of {samples} samples": samples * kept,
     }
     lines = [line for summary in summaries for line in summary.lines()]
     lines += [f"{size / 2**20:12,.1f} MiB  {name}" for name, size in rows.items()]

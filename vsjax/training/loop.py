@@ -43,6 +43,7 @@ from vsjax.training.writers import MetricWriter, NullWriter
 
 LOG = logging.getLogger(__name__)
 STEPS_AHEAD = 2  # that are queued on the device while one is waited for: it never idles, and the bar shows what is done
+QUICK = {"xla_backend_optimization_level": 2}  # compiles what runs once in a third of the time, to the same numbers
 Arrays = Mapping[str, jax.Array]
 
 
@@ -101,7 +102,7 @@ def train(config: ConfigDict, workdir: str | Path) -> dict[str, float]:
             state = state.replace(step=jax.device_put(jnp.int32(first_step), replicated(mesh)))
         else:
             check_best(store.describe_best(), config.to_dict(), workdir)
-            state = jax.jit(init, out_shardings=shardings)(first_batch)
+            state = jax.jit(init, out_shardings=shardings, compiler_options=QUICK)(first_batch)
             state = apply_initial(initial, state) if initial else state
         if is_first_process:
             with writing(workdir):

@@ -51,7 +51,6 @@ class NetworkSummary:
         parameters: their number in each part.
         shape: (Z, Y, X, C) of one input.
         multiply_adds: of one prediction for it.
-        kept: bytes that one sample's forward pass keeps for its gradient.
         table: the shape of every parameter, as text.
     """
 
@@ -59,7 +58,6 @@ class NetworkSummary:
     parameters: Mapping[str, int]
     shape: tuple[int, ...]
     multiply_adds: int
-    kept: int
     table: str
 
     def lines(self) -> tuple[str, str]:
@@ -91,14 +89,16 @@ def _summarise(name: str, network: Network, plane: tuple[int, int]) -> NetworkSu
         parameters=parts,
         shape=one[0].shape[1:],
         multiply_adds=multiply_adds(partial(network.apply, train=False), variables, *one),
-        kept=_kept_bytes(network, variables, one),
         table=parameter_overview.get_parameter_overview(params, include_stats=False),
     )
 
 
-def _kept_bytes(network: Network, variables: Any, one: tuple[jax.ShapeDtypeStruct, ...]) -> int:
-    """Bytes of what the forward pass keeps for the gradient, the parameters apart; the compiler may keep less, and
-    needs room to work besides."""
+def kept_bytes(network: Network, plane: tuple[int, int]) -> int:
+    """Bytes of what the forward pass keeps of one sample for the gradient, the parameters apart; the compiler may keep
+    less, and needs room to work besides."""
+    network = network.with_plain_convolutions()
+    one = network.example(plane)
+    variables = jax.eval_shape(partial(network.init, train=False), jax.random.key(0), *one)
 
     def pullback(variables: Any, *one: jax.Array) -> Any:
         others = {name: value for name, value in variables.items() if name != "params"}
