@@ -24,6 +24,7 @@ _TELLS = (
     "about",
     "found",
     "resolved",
+    "stacks",
 )
 
 

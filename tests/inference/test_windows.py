@@ -119,7 +119,7 @@ def test_tiles_in_one_call_are_each_as_alone(plan, tiles, windows, seed):
 
 def test_a_call_is_filled_with_z_windows_first():
     plan = plan_windows(depth=9, in_depth=5, out_depth=5)  # five windows
-    assert windows_per_call(plan, tiles=10, batch_size=4) == (1, 4)
+    assert windows_per_call(plan, tiles=10, batch_size=4) == (1, 3)  # two calls of three, not of four and one
     assert windows_per_call(plan, tiles=9, batch_size=16) == (3, 5)
     assert windows_per_call(plan, tiles=4, batch_size=16) == (2, 5)  # two calls of two, not of three and one
     assert windows_per_call(plan, tiles=2, batch_size=16) == (2, 5)

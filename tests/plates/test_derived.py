@@ -4,6 +4,7 @@ import json
 import signal
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -265,6 +266,57 @@ def test_a_single_image_resumes_within_its_time_points(tmp_path, zarr_image, ver
     np.testing.assert_array_equal(zarr.open_array(tmp_path / "q.zarr/0", mode="r")[...], image.astype(np.float32) ** 2)
     with pytest.raises(UserError, match="complete already"):
         make_plate(Power(), tmp_path / "i.zarr", tmp_path / "q.zarr")
+
+
+class Met(Power):
+    """Each time point waits for another one to be computed at the same time; tells the most that were."""
+
+    def derive(self, image):
+        derived = super().derive(image)
+
+        def apply(stack, time_point, job):
+            self.now.append(time_point)
+            self.most.append(len(self.now))
+            self.barrier.wait(timeout=30)
+            self.now.remove(time_point)
+            return derived.apply(stack, time_point, job)
+
+        return replace(derived, apply=apply)
+
+    barrier, now, most = threading.Barrier(2), [], []
+
+
+def test_two_time_points_are_computed_at_once_and_written_in_order(source, tmp_path):
+    make_plate(Met(), source, tmp_path / "Q.zarr")
+    given, made = pixels(source), pixels(tmp_path / "Q.zarr")
+    for name in NAMES:
+        np.testing.assert_array_equal(made[name], given[name].astype(np.float32) ** 2)
+    assert max(Met.most) == 2, "a third stack lay in the memory"
+
+
+def test_an_error_ends_what_is_computed_beside_it(source, tmp_path):
+    """What came before it is kept, what comes after it stops at the next word of its progress."""
+    begun = threading.Event()
+
+    class Failing(Power):
+        def derive(self, image):
+            def apply(stack, time_point, job):
+                if time_point == 3:
+                    begun.set()
+                    while True:  # until it is told to stop
+                        job.progress(0.0)
+                        time.sleep(0.001)
+                if time_point == 2:
+                    assert begun.wait(timeout=30)
+                    raise UserError("no")
+                return Result(stack)
+
+            return replace(super().derive(image), apply=apply)
+
+    with pytest.raises(UserError, match="A/0/0, time point 2: no"):
+        make_plate(Failing(), source, tmp_path / "Q.zarr")
+    assert marked(tmp_path / "Q.zarr") == {"A/0/0": 2}
+    assert not any(thread.name.startswith("compute") for thread in threading.enumerate())
 
 
 def start(source, output, sleep_s, process=0, processes=1, step="power"):

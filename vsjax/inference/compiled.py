@@ -16,6 +16,7 @@ from jax.sharding import Mesh
 
 from vsjax.errors import UserError
 from vsjax.memory import machine_bytes
+from vsjax.models.frame import Frame
 from vsjax.runtime.checkpoint import Checkpoint
 from vsjax.runtime.mesh import image_sharding, make_mesh, replicated
 from vsjax.tasks.context import Context
@@ -71,7 +72,7 @@ class CompiledFamily:
         self.out_depth, self.out_channels = int(output.shape[1]), int(output.shape[4])
         self.fingerprint = _fingerprint(checkpoint)
         self._variables = {1: jax.device_put(checkpoint.variables)}
-        self._programs: dict[tuple[Shape, int, int], jax.stages.Compiled] = {}
+        self._programs: dict[tuple[Shape, int, int, bool], jax.stages.Compiled] = {}
 
     @property
     def receptive_radius(self) -> int | None:
@@ -84,29 +85,37 @@ class CompiledFamily:
         other.family, other._programs = self.family.with_sampler(sampler), {}
         return other
 
-    def __call__(self, windows: np.ndarray | jax.Array, origins: np.ndarray, draw: Draw, turns: int = 0) -> jax.Array:
+    def __call__(
+        self,
+        windows: np.ndarray | jax.Array,
+        origins: np.ndarray,
+        draw: Draw,
+        turns: int = 0,
+        region: np.ndarray | None = None,
+    ) -> jax.Array:
         """[B, in_depth, Y, X, C] float32 -> [B, out_depth, Y, X, C'] float32.
 
-        `origins` `[B, 3]` and `turns` are those of `Context`. `draw.space` devices share Y, which must be a multiple of
-        `space * divisor`; the result lies on them likewise.
+        `origins` `[B, 3]` and `turns` are those of `Context`, `region` that of `Frame`, None where the images fill the
+        windows. `draw.space` devices share Y, which must be a multiple of `space * divisor`; the result lies on them
+        likewise.
         """
         space = draw.space
-        program = self.program(windows.shape, space, turns)
+        program = self.program(windows.shape, space, turns, region is not None)
         origins = np.asarray(origins, np.int32)
         if space == 1:
-            return program(self._variables[1], jnp.asarray(windows, jnp.float32), origins, draw.key)
+            return program(self._variables[1], jnp.asarray(windows, jnp.float32), origins, draw.key, region)
         windows = jax.device_put(windows.astype(np.float32), image_sharding(_space_mesh(space)))
-        rest = jax.device_put((origins, draw.key), replicated(_space_mesh(space)))
+        rest = jax.device_put((origins, draw.key, region), replicated(_space_mesh(space)))
         return program(self._variables[space], windows, *rest)
 
-    def fits(self, shape: Shape, space: int = 1) -> tuple[bool, float]:
+    def fits(self, shape: Shape, space: int = 1, framed: bool = False) -> tuple[bool, float]:
         """Whether inputs of this shape, shared by `space` devices, fit the free memory of each, and what fraction of
         it they need.
 
         The compiler's own account is used, so nothing is computed; if they fit, the compiled program is kept.
         """
         try:
-            needed = _bytes_needed(self.program(shape, space))
+            needed = _bytes_needed(self.program(shape, space, framed=framed))
         except jax.errors.JaxRuntimeError as error:  # choosing convolution algorithms on a GPU needs memory too
             if "RESOURCE_EXHAUSTED" not in str(error):
                 raise
@@ -116,10 +125,10 @@ class CompiledFamily:
             self._programs = {key: kept for key, kept in self._programs.items() if key[:2] != (shape, space)}
         return fraction <= 1, fraction
 
-    def program(self, shape: Shape, space: int = 1, turns: int = 0) -> jax.stages.Compiled:
-        """The program for inputs of this shape on `space` devices."""
+    def program(self, shape: Shape, space: int = 1, turns: int = 0, framed: bool = False) -> jax.stages.Compiled:
+        """The program for inputs of this shape on `space` devices; `framed` where images need not fill them."""
         turns = turns if self.family.draws else 0  # without noise it is the same
-        key = shape, space, turns
+        key = shape, space, turns, framed
         if key not in self._programs:
             windows = jax.ShapeDtypeStruct(shape, jnp.float32)
             if space == 1:
@@ -129,16 +138,24 @@ class CompiledFamily:
                 if space not in self._variables:
                     self._variables[space] = jax.device_put(self._variables[1], replicated(mesh))
                 images, whole = image_sharding(mesh), replicated(mesh)
-                shardings = {"in_shardings": (whole, images, whole, whole), "out_shardings": images}
-            jitted = jax.jit(self._predict, static_argnums=4, **shardings)
-            lowered = jitted.lower(self._variables[space], windows, *_places(shape[0]), turns)
+                shardings = {"in_shardings": (whole, images, whole, whole, whole), "out_shardings": images}
+            jitted = jax.jit(self._predict, static_argnums=5, **shardings)
+            region = jax.ShapeDtypeStruct((4,), jnp.int32) if framed else None
+            lowered = jitted.lower(self._variables[space], windows, *_places(shape[0]), region, turns)
             self._programs[key] = lowered.compile()
         return self._programs[key]
 
     def _predict(
-        self, variables: Any, windows: jax.Array, origins: jax.Array, key: jax.Array, turns: int = 0
+        self,
+        variables: Any,
+        windows: jax.Array,
+        origins: jax.Array,
+        key: jax.Array,
+        region: jax.Array | None = None,
+        turns: int = 0,
     ) -> jax.Array:
-        context = Context(key=key, origin=origins, turns=turns)
+        frame = None if region is None else Frame(region, windows.shape[2:4])
+        context = Context(key=key, origin=origins, turns=turns, frame=frame)
         return self.family.predict(variables, windows, context).astype(jnp.float32)
 
 

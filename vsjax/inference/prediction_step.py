@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from vsjax.errors import UserError
+from vsjax.inference.framing import Group
 from vsjax.inference.predictor import SPREAD, Predictor
 from vsjax.inference.record import Affine, CheckpointRecord, PredictionRecord, Resolved
 from vsjax.inference.settings import PredictionSettings
@@ -94,9 +95,10 @@ class PredictionStep:
 
         def apply(stack: np.ndarray, time: int, job: Job) -> Result:
             stack = np.moveaxis(stack, 0, -1)
-            settings = self._resolve(stack.shape, job)
+            group = predictor.group(stack.shape[:3], job.stacks, self._settings)
+            settings = self._resolve(group, job)
             prediction = predictor.predict_stack(
-                stack, *pairs[time], settings, job.progress, name=image.name, time=time
+                stack, *pairs[time], settings, job.progress, group=group, name=image.name, time=time
             )
             return Result(pixels=np.moveaxis(prediction, -1, 0))
 
@@ -118,16 +120,16 @@ class PredictionStep:
             display=tuple(display_window(*window) for window in windows or ()),
         )
 
-    def _resolve(self, shape: tuple[int, ...], job: Job) -> PredictionSettings:
-        """Tile, batch size and devices for a shape of stack [Z, Y, X, C]: those that the first process that met the
-        shape has recorded, since the free memory from which they follow may differ."""
+    def _resolve(self, group: Group, job: Job) -> PredictionSettings:
+        """Tile, batch size and devices for a group of stacks: those that the first process that met one of them has
+        recorded, since the free memory from which they follow may differ."""
 
         def choose() -> dict[str, Any]:
-            chosen = self._predictor.resolve(shape, self._settings)
+            chosen = self._predictor.resolve_group(group, self._settings)
             found = Resolved(tile=tuple(chosen.tile), batch_size=chosen.batch_size, space=chosen.space)
             return found.model_dump(mode="json")
 
-        key = "x".join(map(str, shape))
+        key = "x".join(map(str, (group.depth, *group.frame)))
         resolved = parse_attribute(Resolved, job.resolved(key, choose), "the output", f"vsjax.resolved.{key}")
         return replace(self._settings, **resolved.model_dump())
 

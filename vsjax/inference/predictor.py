@@ -2,6 +2,7 @@
 
 import math
 import os
+import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -14,6 +15,8 @@ import numpy as np
 from vsjax.errors import UserError, shorten
 from vsjax.inference.axes import from_tzyxc, resolve_axes, to_tzyxc
 from vsjax.inference.compiled import CompiledFamily, Draw
+from vsjax.inference.framing import Framing, Group, filled, group_stacks
+from vsjax.inference.results import mean_and_spread, target_units
 from vsjax.inference.settings import PredictionSettings
 from vsjax.inference.tiling import Padding, Tile, choose_margin, plan_tiles, predict_tiles
 from vsjax.inference.tta import Tta, with_rotations
@@ -26,7 +29,6 @@ from vsjax.inference.volume import (
     normalize_windows,
 )
 from vsjax.inference.windows import plan_windows, predict_windows, windows_per_call
-from vsjax.intensity.normalization import location_scale
 from vsjax.runtime.checkpoint import Checkpoint, load_checkpoint
 from vsjax.runtime.keys import step_key
 
@@ -83,11 +85,12 @@ class Predictor:
         self.pixel_size_um = description.pixel_size_um
         self.normalization = description.channels["source"].normalization
         self._target_statistics = description.statistics
-        self.target_location, self.target_scale = _target_units(checkpoint) or (None, None)
+        self.target_location, self.target_scale = target_units(checkpoint) or (None, None)
         self.in_depth = self.compiled.in_depth
         self.tta: Tta = description.config.get("predict", {}).get("tta", "none")
         self.sampler = self.compiled.family.sampler
         self._with_other_samplers: dict[Any, CompiledFamily] = {}
+        self._device = threading.Lock()  # one stack at a time: two would need twice the memory
         self.checkpoint = {
             "path": checkpoint.path,
             "step": description.step,
@@ -176,6 +179,7 @@ class Predictor:
         settings: PredictionSettings,
         on_progress: Callable[[float], None] | None = None,
         *,
+        group: Group | None = None,
         name: str = "",
         time: int = 0,
     ) -> np.ndarray:
@@ -186,6 +190,7 @@ class Predictor:
             location, scale: [C], what normalises it; None where the model normalises every patch by itself.
             settings: how.
             on_progress: called with the fractions of the stack that were computed since the last call.
+            group: this stack's among others; `settings` are then what `resolve` gave for it.
             name, time: of the position and time point; what is drawn depends on them.
 
         Returns:
@@ -196,7 +201,9 @@ class Predictor:
         """
         stack = as_float32(stack)
         check_finite(stack, self.source_channels, "the image", "mask or replace these pixels")
-        settings = self.resolve(stack.shape, settings)
+        if group is None:
+            settings = self.resolve(stack.shape, settings)
+        framed = group is not None and group.has_frames(settings.space)
         root = step_key(settings.seed, f"stack {name}", time)
 
         def progress(fraction: float) -> None:
@@ -205,7 +212,7 @@ class Predictor:
 
         def draw(number: int) -> np.ndarray:
             one = Draw(key=jax.random.fold_in(root, number), space=settings.space)
-            prediction = self._predict_draw(stack, location, scale, settings, one, progress)
+            prediction = self._predict_draw(stack, location, scale, settings, one, progress, framed)
             check_finite(prediction, self.target_channels, "the prediction", "the checkpoint's training diverged")
             return self._in_units(prediction) if settings.units == "target" else prediction
 
@@ -213,7 +220,7 @@ class Predictor:
             return draw(0)
         if settings.keep == "draws":
             return np.stack([draw(number) for number in range(settings.draws)])
-        return _mean_and_spread(draw(number) for number in range(settings.draws))
+        return mean_and_spread(draw(number) for number in range(settings.draws))
 
     def _in_units(self, prediction: np.ndarray) -> np.ndarray:
         """The target's own intensities."""
@@ -231,6 +238,7 @@ class Predictor:
         settings: PredictionSettings,
         draw: Draw,
         on_progress: Callable[[float], None],
+        framed: bool,
     ) -> np.ndarray:
         """One normalised prediction [Z, Y, X, C'], with settings that `resolve` has filled in."""
         plan = plan_windows(stack.shape[0], self.in_depth, self.compiled.out_depth, settings.z_step)
@@ -238,32 +246,38 @@ class Predictor:
             prepare = normalize_windows(stack, plan, self.normalization)
         else:
             with np.errstate(over="ignore", invalid="ignore"):
-                stack, prepare = (stack - location) / scale, None
+                stack, prepare = stack - location, None
+                stack /= scale
             check_finite(stack, self.source_channels, "the normalised image", "give statistics that suit its pixels")
         padding = Padding.to_divisor(stack.shape[1:3], self._divisor(settings.tta, settings.space))
         padded = padding.pad(stack)
         tiles = self._tiles(padded.shape[1:3], settings)
-        apply = with_rotations(partial(self._apply, settings, draw), settings.tta)
+        framing = Framing(tiles[0].shape, settings.tile if framed else tiles[0].shape)
+        apply = with_rotations(partial(self._apply, settings, draw, framing if framed else None), settings.tta)
+        apply = filled(apply, settings.batch_size)
         together, windows = windows_per_call(plan, len(tiles), settings.batch_size)
         total = len(plan.starts) * math.ceil(len(tiles) / together) * together
 
         def predict(volumes: np.ndarray, corners: Sequence[tuple[int, int]]) -> np.ndarray:
             corners = [(y - padding.y[0], x - padding.x[0]) for y, x in corners]
-            return predict_windows(
-                apply, volumes, corners, plan, windows, prepare, lambda count: on_progress(count / total)
-            )
+            volumes, on_batch = framing.put(volumes), lambda count: on_progress(count / total)
+            return framing.take(predict_windows(apply, volumes, corners, plan, windows, prepare, on_batch))
 
-        return padding.crop(predict_tiles(predict, padded, tiles, together))
+        with self._device:
+            prediction = predict_tiles(predict, padded, tiles, together)
+        return padding.crop(prediction)
 
     def _apply(
         self,
         settings: PredictionSettings,
         draw: Draw,
+        framing: Framing | None,
         windows: np.ndarray | jax.Array,
         origins: np.ndarray,
         turns: int,
     ) -> jax.Array:
-        return self._compiled(settings)(windows, origins, draw, turns)
+        region = None if framing is None else framing.region(turns)
+        return self._compiled(settings)(windows, origins, draw, turns, region)
 
     def _compiled(self, settings: PredictionSettings) -> CompiledFamily:
         """What predicts with the settings' sampler; each is compiled once."""
@@ -275,17 +289,38 @@ class Predictor:
         return self._with_other_samplers[sampler]
 
     def _tiles(self, plane: tuple[int, int], settings: PredictionSettings) -> list[Tile]:
-        margin, ramp = choose_margin(settings.margin, self._compiled(settings).receptive_radius, settings.tile)
+        tile = tuple(map(min, settings.tile, plane))
+        margin, ramp = choose_margin(settings.margin, self._compiled(settings).receptive_radius, tile)
         return plan_tiles(plane, settings.tile, self.compiled.divisor, margin, ramp)
 
     def complete(self, settings: PredictionSettings) -> PredictionSettings:
         """The settings with rotations and sampler as the checkpoint says where they leave them open."""
         return replace(settings, tta=settings.tta or self.tta, sampler=settings.sampler or self.sampler)
 
-    def resolve(self, shape: tuple[int, ...], settings: PredictionSettings) -> PredictionSettings:
+    def group(
+        self, stack: tuple[int, int, int], others: Iterable[tuple[int, int, int]], settings: PredictionSettings
+    ) -> Group:
+        """The group of a stack (Z, Y, X) among those that are predicted with these settings, if it is one of them."""
+        settings = self.complete(settings)
+        divisor = self._divisor(settings.tta, settings.space or 1)
+
+        def padded(shape: tuple[int, int, int]) -> tuple[int, int, int]:
+            return shape[0], *(math.ceil(n / d) * d for n, d in zip(shape[1:], divisor, strict=True))
+
+        others = frozenset(map(padded, others)) if stack in others else frozenset({padded(stack)})
+        groups = group_stacks(others, self._compiled(settings).family.framed)
+        return next(group for group in groups if padded(stack)[1:] in group.planes)
+
+    def resolve_group(self, group: Group, settings: PredictionSettings) -> PredictionSettings:
+        """`resolve` for all stacks of a group, which are then predicted by one program."""
+        return self.resolve((group.depth, *group.frame), settings, framed=group.framed)
+
+    def resolve(
+        self, shape: tuple[int, ...], settings: PredictionSettings, *, framed: bool = False
+    ) -> PredictionSettings:
         """Fill in what `settings` leave open (rotations, sampler, tile, batch size, space) for stacks of `shape`
-        [Z, Y, X, C], by trying how much memory the network needs: whole on one device, then shared by all, then in
-        tiles."""
+        [Z, Y, X, ...], by trying how much memory the network needs: whole on one device, then shared by all, then in
+        tiles. `framed` stacks need not fill it."""
         settings = self.complete(settings)
         resolved = None not in (settings.tile, settings.batch_size, settings.space)  # once, and not anew
         plan = plan_windows(shape[0], self.in_depth, self.compiled.out_depth, settings.z_step)
@@ -302,10 +337,10 @@ class Predictor:
             if settings.tile and len(choices) == 1 and (batch_size <= usual or resolved):
                 return replace(chosen, batch_size=batch_size)
             size = (self.in_depth, *tile, len(self.source_channels))
-            fits, fraction = self._compiled(settings).fits((batch_size, *size), space)
+            fits, fraction = self._compiled(settings).fits((batch_size, *size), space, framed and space == 1)
             if not fits and batch_size > usual:  # a batch that the user chose without regard to the memory
                 batch_size = math.prod(windows_per_call(plan, tiles, usual))
-                fits, fraction = self._compiled(settings).fits((batch_size, *size), space)
+                fits, fraction = self._compiled(settings).fits((batch_size, *size), space, framed and space == 1)
             if fits:
                 return replace(chosen, batch_size=batch_size)
         if settings.tile is None:
@@ -351,33 +386,3 @@ def load(path: str | Path, which: Literal["best", "last"] | None = None) -> Pred
     if not isinstance(path, str | os.PathLike) or not os.fspath(path):
         raise UserError(f"path: is {shorten(repr(path))}; give the folder of a run or of converted weights")
     return Predictor(load_checkpoint(path, which))
-
-
-def _target_units(checkpoint: Checkpoint) -> tuple[np.ndarray, np.ndarray] | None:
-    """Location and scale [C'] of the targets, from the statistics of the training dataset: at prediction there is no
-    target image whose own statistics could be used. None where a target's statistics are not known."""
-    target = checkpoint.description.channels["target"]
-    channels, normalization = target.channels, target.normalization
-    if normalization.scope == "none":
-        return np.zeros(len(channels), np.float32), np.ones(len(channels), np.float32)
-    statistics = checkpoint.description.statistics
-    if not set(channels) <= set(statistics):
-        return None
-    statistic, where = normalization.statistic, f"(description.statistics of {checkpoint.path})"
-    pairs = [location_scale(statistics[name], statistic, f"{name} {where}") for name in channels]
-    location, scale = np.array(pairs, np.float32).T
-    return location, scale
-
-
-def _mean_and_spread(draws: Iterable[np.ndarray]) -> np.ndarray:
-    """Mean and standard deviation (n - 1) over draws [..., C], joined to [..., 2 C]; two are held at a time
-    (Welford 1962)."""
-    mean = squares = None
-    for count, draw in enumerate(draws, start=1):
-        if mean is None:
-            mean, squares = draw.copy(), np.zeros_like(draw)
-            continue
-        distance = draw - mean
-        mean += distance / count
-        squares += distance * (draw - mean)
-    return np.concatenate([mean, np.sqrt(squares / (count - 1))], axis=-1)

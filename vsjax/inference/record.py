@@ -28,7 +28,7 @@ class Affine(Document):
 
 
 class Resolved(Document):
-    """How a stack of one shape is cut: chosen when it was first predicted, see `PlateRecord.resolved`."""
+    """How the stacks of a group are cut: chosen when one was first predicted, see `PlateRecord.resolved`."""
 
     tile: tuple[PositiveInt, PositiveInt]
     batch_size: PositiveInt = Field(description="windows per call of the network")

@@ -60,7 +60,9 @@ class Padding:
         return cls(*((missing // 2, missing - missing // 2) for missing in sides))
 
     def pad(self, volume: np.ndarray) -> np.ndarray:
-        """[Z, Y, X, C] -> [Z, Y', X', C]."""
+        """[Z, Y, X, C] -> [Z, Y', X', C]; the same where there is nothing to add."""
+        if not any(self.y + self.x):
+            return volume
         return np.pad(volume, ((0, 0), self.y, self.x, (0, 0)), mode="reflect")
 
     def crop(self, volume: np.ndarray) -> np.ndarray:
@@ -77,6 +79,11 @@ class Tile:
     x: slice
     weight_y: np.ndarray
     weight_x: np.ndarray
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(Y, X) of it."""
+        return self.y.stop - self.y.start, self.x.stop - self.x.start
 
     @property
     def weight(self) -> np.ndarray:

@@ -41,6 +41,11 @@ class WindowPlan:
         before = (self.in_depth - self.out_depth) // 2
         return before, self.in_depth - self.out_depth - before
 
+    def extend(self, volumes: np.ndarray) -> np.ndarray:
+        """[tiles, Z, Y, X, C] with `padding`; the same where there is none."""
+        sides = ((0, 0), self.padding, (0, 0), (0, 0), (0, 0))
+        return np.pad(volumes, sides, mode="edge") if any(self.padding) else volumes
+
     @cached_property
     def starts(self) -> tuple[int, ...]:
         """First output slice of each window, which is also its first input slice in the padded stack; ascending."""
@@ -82,7 +87,7 @@ def plan_windows(depth: int, in_depth: int, out_depth: int, step: int = 1) -> Wi
 def windows_per_call(plan: WindowPlan, tiles: int, batch_size: int) -> tuple[int, int]:
     """How many tiles and how many z windows of each go into one call of the network, at most `batch_size` windows: z
     windows of one tile first, several tiles where a tile has few, as few calls as possible of equal size."""
-    windows = min(len(plan.starts), batch_size)
+    windows = math.ceil(len(plan.starts) / math.ceil(len(plan.starts) / batch_size))
     calls = math.ceil(tiles / max(1, batch_size // windows))
     return math.ceil(tiles / calls), windows
 
@@ -115,7 +120,7 @@ def predict_windows(
         [tiles, Z, Y, X, C'] float32.
     """
     tiles = len(volumes)
-    padded = np.pad(volumes, ((0, 0), plan.padding, (0, 0), (0, 0), (0, 0)), mode="edge")
+    padded = plan.extend(volumes)
     batches = [plan.starts[i : i + windows] for i in range(0, len(plan.starts), windows)]
     slab_depth = plan.out_depth + (windows - 1) * plan.step  # what the windows of one batch can reach
     output, slab = None, None

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from vsjax.models.convolution import Conv
+from vsjax.models.frame import Frame, keep
 from vsjax.models.network import unet_radius
 
 
@@ -28,10 +29,10 @@ class ConvBlock(nn.Module):
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, x: Array, train: bool) -> Array:
+    def __call__(self, x: Array, train: bool, frame: Frame | None = None) -> Array:
         start = x
         for i in range(self.layers):
-            x = Conv(self.features, self.kernel_size, dtype=self.dtype, name=f"conv_{i}")(x)
+            x = Conv(self.features, self.kernel_size, dtype=self.dtype, name=f"conv_{i}")(keep(x, frame))
             if self.dropout:
                 space = tuple(range(1, x.ndim - 1))
                 x = nn.Dropout(self.dropout, broadcast_dims=space, deterministic=not train, name=f"dropout_{i}")(x)
@@ -74,16 +75,21 @@ def pooling_unet_radius(halvings: int, *, block: int, bottom: int, last: int) ->
     )
 
 
-def double_plane(x: Array) -> Array:
+def double_plane(x: Array, frame: Frame | None = None) -> Array:
     """Linear interpolation to twice the size (corners not aligned): `[B, ..., Y, X, C] -> [B, ..., 2Y, 2X, C]`."""
-    return _double(_double(x, x.ndim - 3), x.ndim - 2)
+    return _double(_double(x, 0, frame), 1, frame)
 
 
-def _double(x: Array, axis: int) -> Array:
+def _double(x: Array, plane_axis: int, frame: Frame | None) -> Array:
+    axis = x.ndim - 3 + plane_axis
     size = x.shape[axis]
     pad = [(0, 0)] * x.ndim
     pad[axis] = (1, 1)
     padded = jnp.pad(x, pad, mode="edge")
     before, after = (lax.slice_in_dim(padded, shift, shift + size, axis=axis) for shift in (0, 2))
+    if frame is not None:  # the image's border is repeated, as that of the plane is
+        first, end = frame.along(plane_axis, size)
+        place = jnp.arange(size).reshape([-1 if i == axis else 1 for i in range(x.ndim)])
+        before, after = jnp.where(place == first, x, before), jnp.where(place == end - 1, x, after)
     both = jnp.stack([0.75 * x + 0.25 * before, 0.75 * x + 0.25 * after], axis=axis + 1)
     return both.reshape(*x.shape[:axis], 2 * size, *x.shape[axis + 1 :])

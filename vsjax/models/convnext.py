@@ -13,7 +13,9 @@ import jax.numpy as jnp
 from jax import Array
 
 from vsjax.models.convolution import PatchConv
+from vsjax.models.dense import DenseParameters
 from vsjax.models.depthwise import Implementation, depthwise_conv
+from vsjax.models.feed_forward import Weights, feed_forward
 
 NARROW_NORMAL = nn.initializers.normal(0.02)
 
@@ -34,23 +36,12 @@ class LayerNorm(nn.Module):
 
 
 class GlobalResponseNorm(nn.Module):
-    """Global response normalisation (section 3 of the paper): `[B, Y, X, C] -> [B, Y, X, C]`.
-
-    With `visible` (`[B, Y, X, 1]`, 1 where visible) the norm over space leaves the masked positions out.
-    """
-
-    epsilon: float = 1e-6
+    """Parameters of the global response normalisation, scale and bias `[channels]`; `feed_forward` applies it."""
 
     @nn.compact
-    def __call__(self, x: Array, visible: Array | None = None) -> Array:
-        scale = self.param("scale", nn.initializers.zeros, (x.shape[-1],))
-        bias = self.param("bias", nn.initializers.zeros, (x.shape[-1],))
-        seen = x if visible is None else x * visible
-        energy = jnp.square(seen.astype(jnp.float32)).sum(axis=(1, 2), keepdims=True)
-        # The root's slope is infinite at zero; a silent channel gets the gradient zero instead of NaN.
-        norm = jnp.where(energy > 0, jnp.sqrt(jnp.where(energy > 0, energy, 1.0)), 0.0)
-        gain = 1.0 + scale * (norm / (norm.mean(axis=-1, keepdims=True) + self.epsilon))
-        return (x * gain + bias).astype(x.dtype)
+    def __call__(self, channels: int) -> tuple[Array, Array]:
+        scale = self.param("scale", nn.initializers.zeros, (channels,))
+        return scale, self.param("bias", nn.initializers.zeros, (channels,))
 
 
 class DepthwiseConv(nn.Module):
@@ -109,10 +100,13 @@ class ConvNeXtBlock(nn.Module):
         shortcut = x
         x = DepthwiseConv(7, self.depthwise_bias, self.depthwise, self.dtype, name="depthwise")(x)
         x = LayerNorm(self.norm_epsilon, name="norm")(x)
-        x = nn.Dense(4 * channels, kernel_init=NARROW_NORMAL, dtype=self.dtype, name="expand")(x)
-        x = jax.nn.gelu(x, approximate=False)
-        x = GlobalResponseNorm(name="grn")(x, visible)
-        x = nn.Dense(channels, kernel_init=self.last_kernel_init, dtype=self.dtype, name="project")(x)
+        wide = 4 * channels
+        weights = Weights(
+            *DenseParameters(wide, NARROW_NORMAL, name="expand")(channels),
+            *GlobalResponseNorm(name="grn")(wide),
+            *DenseParameters(channels, self.last_kernel_init, name="project")(wide),
+        )
+        x = feed_forward(x, weights, visible, self.dtype)
         x = x if visible is None else x * visible
         return shortcut + DropPath(self.drop_path_rate, name="drop_path")(x, train)
 

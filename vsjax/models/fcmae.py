@@ -18,6 +18,7 @@ from vsjax.errors import UserError
 from vsjax.models.convnext import NARROW_NORMAL, ConvNeXtStage, LayerNorm
 from vsjax.models.convolution import PatchConv
 from vsjax.models.depthwise import Implementation
+from vsjax.models.frame import Frame, visible_after
 from vsjax.models.network import Blocks, DropRate, Expansion, Network, Slices, Stride, Width, numbered
 from vsjax.models.shuffle import blur_after_shuffle, pixel_shuffle, torch_uniform
 from vsjax.models.unext2 import Decoder, VolumeHead, check_stem, fold_depth, unfold_depth
@@ -99,6 +100,8 @@ class FCMAE(Network):
     remat: bool = False
     dtype: Any = jnp.float32
 
+    framed = True
+
     @property
     def out_depth(self) -> int:
         """As many slices as it sees."""
@@ -142,18 +145,19 @@ class FCMAE(Network):
             raise UserError(f"model.stem_kernel_size = {tuple(self.stem_kernel_size)}: the last two must be {wanted}")
 
     @nn.compact
-    def __call__(self, x: Array, train: bool = False, mask: Array | None = None) -> Array:
+    def __call__(self, x: Array, train: bool = False, mask: Array | None = None, frame: Frame | None = None) -> Array:
         x = AdaptiveStem(self.dims[0], tuple(self.stem_kernel_size), self.in_stack_depth, self.dtype, name="stem")(x)
         features = []
         for i, (blocks, width) in enumerate(zip(self.encoder_blocks, self.dims, strict=True)):
-            visible = None
+            stride = 1 if i == 0 else 2
+            visible = visible_after(x, stride, frame)
             if mask is not None:
                 visible = ~enlarge_mask(mask, 2 ** (len(self.dims) - 1 - i))[..., None]
                 visible = visible.astype(self.dtype)
             stage = ConvNeXtStage(
                 width,
                 drop_path_rates=(self.encoder_drop_path_rate,) * blocks,
-                stride=1 if i == 0 else 2,
+                stride=stride,
                 norm_epsilon=_ENCODER_NORM_EPSILON,
                 depthwise_bias=False,
                 depthwise=self.depthwise,
@@ -175,10 +179,10 @@ class FCMAE(Network):
             remat=self.remat,
             dtype=self.dtype,
             name="decoder",
-        )(features, train)
+        )(features, train, frame)
         if self.head_conv:
             ratio, pool = self.head_conv_expansion_ratio, self.head_conv_pool
-            x = VolumeHead(self.out_channels, depth, ratio, pool, self.dtype, name="head")(x)
+            x = VolumeHead(self.out_channels, depth, ratio, pool, self.dtype, name="head")(x, frame)
         else:
             x = ShuffleHead(depth, scale, name="head")(x)
         return x.astype(jnp.float32)

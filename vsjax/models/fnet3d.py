@@ -14,6 +14,7 @@ from vsjax.errors import UserError
 from vsjax.models.conv_block import batch_norm
 from vsjax.models.convnext import NARROW_NORMAL
 from vsjax.models.convolution import Conv
+from vsjax.models.frame import Frame, keep
 from vsjax.models.network import WIDEST, Halvings, Network, Slices, Width, numbered, unet_radius
 from vsjax.models.shuffle import torch_uniform
 
@@ -28,6 +29,8 @@ class FNet3D(Network):
     mult_chan: Width = 32
     in_stack_depth: Slices = 16
     dtype: Any = jnp.float32
+
+    framed = True
 
     @property
     def out_depth(self) -> int:
@@ -81,15 +84,15 @@ class FNet3D(Network):
             )
 
     @nn.compact
-    def __call__(self, x: Array, train: bool = False) -> Array:
+    def __call__(self, x: Array, train: bool = False, frame: Frame | None = None) -> Array:
         widths = [self.mult_chan * 2**i for i in range(self.depth + 1)]
-        x = self._conv(x, widths[0], "in_conv")
+        x = self._conv(keep(x, frame), widths[0], "in_conv")
         skips = []
         for i, width in enumerate(widths[:-1]):
-            x = DoubleConv(width, self.dtype, name=f"encoder_{i}")(x, train)
+            x = DoubleConv(width, self.dtype, name=f"encoder_{i}")(x, train, frame)
             skips.append(x)
-            x = self._conv(x, widths[i + 1], f"down_{i}", stride=2)
-        x = DoubleConv(widths[-1], self.dtype, name="bottleneck")(x, train)
+            x = self._conv(keep(x, frame), widths[i + 1], f"down_{i}", stride=2)
+        x = DoubleConv(widths[-1], self.dtype, name="bottleneck")(x, train, frame)
         for i, skip in enumerate(reversed(skips)):
             width = skip.shape[-1]
             up = nn.ConvTranspose(
@@ -102,9 +105,9 @@ class FNet3D(Network):
                 dtype=self.dtype,
                 name=f"up_{i}",
             )
-            x = jnp.concatenate([up(x), skip], axis=-1)
-            x = DoubleConv(width, self.dtype, name=f"decoder_{i}")(x, train)
-        return self._conv(x, self.out_channels, "out_conv").astype(jnp.float32)
+            x = jnp.concatenate([up(keep(x, frame)), skip], axis=-1)
+            x = DoubleConv(width, self.dtype, name=f"decoder_{i}")(x, train, frame)
+        return self._conv(keep(x, frame), self.out_channels, "out_conv").astype(jnp.float32)
 
     def _conv(self, x: Array, features: int, name: str, stride: int = 1) -> Array:
         return Conv(features, (3, 3, 3), stride, kernel_init=NARROW_NORMAL, dtype=self.dtype, name=name)(x)
@@ -117,9 +120,10 @@ class DoubleConv(nn.Module):
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, x: Array, train: bool) -> Array:
+    def __call__(self, x: Array, train: bool, frame: Frame | None = None) -> Array:
         for i in range(2):
-            x = Conv(self.features, (3, 3, 3), kernel_init=NARROW_NORMAL, dtype=self.dtype, name=f"conv_{i}")(x)
+            conv = Conv(self.features, (3, 3, 3), kernel_init=NARROW_NORMAL, dtype=self.dtype, name=f"conv_{i}")
+            x = conv(keep(x, frame))
             x = nn.relu(batch_norm(train, self.dtype, f"norm_{i}", scale_init=_near_one)(x))
         return x
 

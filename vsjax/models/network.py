@@ -35,7 +35,8 @@ Interval = tuple[int, int]  # the first and the last pixel
 class Network(nn.Module):
     """A network from volumes `[B, Z, Y, X, in_channels]` to volumes `[B, out_depth, Y, X, out_channels]`.
 
-    It is called as `network(x, train=False)`. Everything here is known before there are variables.
+    It is called as `network(x, train=False)`, where it is `framed` also with `frame=` (`frame.Frame`). Everything here
+    is known before there are variables.
 
     Attributes:
         in_channels, out_channels: of the volumes that it sees and gives.
@@ -44,6 +45,7 @@ class Network(nn.Module):
         divisor: what the input's (Z, Y, X) must be divisible by.
         receptive_radius: how far it looks from a pixel in Y and X when it is not training; None if it sees the whole
             image.
+        framed: whether it gives an image in a larger plane what it gives it alone.
         mask_stride: pixels in Y and X of one cell of the mask that it takes as `mask=`; None if it cannot be masked.
         parts: the top-level modules of each part, from the input on. Parts are loaded or frozen together.
         stages: paths of the convolutional stages in the order in which they are computed.
@@ -53,6 +55,7 @@ class Network(nn.Module):
     out_channels: Channels = 1
 
     receptive_radius = None
+    framed = False
     mask_stride = None
 
     if TYPE_CHECKING:  # every network says these itself, as a field or a property

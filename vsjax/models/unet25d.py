@@ -13,6 +13,7 @@ from jax import Array
 from vsjax.errors import UserError
 from vsjax.models.conv_block import ConvBlock, double_plane, halve_plane, pooling_unet_radius
 from vsjax.models.convolution import Conv
+from vsjax.models.frame import Frame
 from vsjax.models.network import Blocks, DropRate, Halvings, Kernel, Network, Slices, Width, numbered
 
 
@@ -34,6 +35,8 @@ class UNet25D(Network):
     num_filters: tuple[Width, ...] = ()
     task: Literal["reg", "seg"] = "reg"
     dtype: Any = jnp.float32
+
+    framed = True
 
     @property
     def out_depth(self) -> int:
@@ -75,21 +78,21 @@ class UNet25D(Network):
             )
 
     @nn.compact
-    def __call__(self, x: Array, train: bool = False) -> Array:
+    def __call__(self, x: Array, train: bool = False, frame: Frame | None = None) -> Array:
         filters = self.num_filters or [16 * 2**i for i in range(self.num_blocks + 1)]
         settings = {"layers": self.num_block_layers, "dropout": self.dropout, "residual": self.residual}
         depth_kernel = (1 + self.in_stack_depth - self.out_stack_depth, 1, 1)
         skips = []
         for i in range(self.num_blocks):
             block = ConvBlock(filters[i], (3, *self.xy_kernel_size), **settings, dtype=self.dtype, name=f"down_{i}")
-            x = block(x, train)
+            x = block(x, train, frame)
             skips.append(self._collapse(x, filters[i], depth_kernel, f"skip_{i}"))
             x = halve_plane(x)
         x = self._collapse(x, filters[-1], depth_kernel, "bottom")
         for i, skip in enumerate(reversed(skips)):
-            x = jnp.concatenate([double_plane(x), skip], axis=-1)
+            x = jnp.concatenate([double_plane(x, frame), skip], axis=-1)
             kernel = (1, *self.xy_kernel_size)
-            x = ConvBlock(filters[-i - 2], kernel, **settings, dtype=self.dtype, name=f"up_{i}")(x, train)
+            x = ConvBlock(filters[-i - 2], kernel, **settings, dtype=self.dtype, name=f"up_{i}")(x, train, frame)
         terminal = ConvBlock(
             self.out_channels,
             (1, 3, 3),
@@ -100,7 +103,7 @@ class UNet25D(Network):
             dtype=self.dtype,
             name="terminal",
         )
-        return terminal(x, train).astype(jnp.float32)
+        return terminal(x, train, frame).astype(jnp.float32)
 
     def _collapse(self, x: Array, features: int, kernel: tuple[int, int, int], name: str) -> Array:
         return Conv(features, kernel, padding=(0, 0, 0), dtype=self.dtype, name=name)(x)

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from vsjax.models.conv_block import ConvBlock, double_plane, halve_plane, pooling_unet_radius
+from vsjax.models.frame import Frame
 from vsjax.models.network import Blocks, DropRate, Halvings, Kernel, Network, Width, numbered
 from vsjax.models.unet25d import check_filters
 
@@ -29,6 +30,8 @@ class UNet2D(Network):
     num_filters: tuple[Width, ...] = ()
     task: Literal["reg", "seg"] = "reg"
     dtype: Any = jnp.float32
+
+    framed = True
 
     @property
     def in_stack_depth(self) -> int:
@@ -71,7 +74,7 @@ class UNet2D(Network):
         check_filters(self.num_filters, self.num_blocks)
 
     @nn.compact
-    def __call__(self, x: Array, train: bool = False) -> Array:
+    def __call__(self, x: Array, train: bool = False, frame: Frame | None = None) -> Array:
         filters = self.num_filters or [16 * 2**i for i in range(self.num_blocks + 1)]
 
         def block(features: int, name: str) -> ConvBlock:
@@ -88,13 +91,13 @@ class UNet2D(Network):
         x = x[:, 0]
         skips = []
         for i in range(self.num_blocks):
-            x = block(filters[i], f"down_{i}")(x, train)
+            x = block(filters[i], f"down_{i}")(x, train, frame)
             skips.append(x)
             x = halve_plane(x)
-        x = block(filters[-1], "bottom")(x, train)
+        x = block(filters[-1], "bottom")(x, train, frame)
         for i, skip in enumerate(reversed(skips)):
-            x = jnp.concatenate([double_plane(x), skip], axis=-1)
-            x = block(filters[-i - 2], f"up_{i}")(x, train)
+            x = jnp.concatenate([double_plane(x, frame), skip], axis=-1)
+            x = block(filters[-i - 2], f"up_{i}")(x, train, frame)
         terminal = ConvBlock(
             self.out_channels,
             tuple(self.kernel_size),
@@ -105,4 +108,4 @@ class UNet2D(Network):
             dtype=self.dtype,
             name="terminal",
         )
-        return terminal(x, train)[:, None].astype(jnp.float32)
+        return terminal(x, train, frame)[:, None].astype(jnp.float32)

@@ -16,6 +16,7 @@ from vsjax.errors import UserError
 from vsjax.models.convnext import ConvNeXtStage, LayerNorm, linear_drop_path_rates
 from vsjax.models.convolution import Conv, PatchConv
 from vsjax.models.depthwise import Implementation
+from vsjax.models.frame import Frame, image_mean, keep, visible_after
 from vsjax.models.network import Blocks, DropRate, Expansion, Gain, Network, Slices, Stride, Width, numbered
 from vsjax.models.shuffle import blur_after_shuffle, icnr, pixel_shuffle, torch_uniform
 
@@ -91,7 +92,7 @@ class UpStage(nn.Module):
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, x: Array, skip: Array, train: bool) -> Array:
+    def __call__(self, x: Array, skip: Array, train: bool, frame: Frame | None = None) -> Array:
         if self.pre_conv:
             mid = x.shape[-1] // 4 * 4
             x = Conv(mid, (3, 3), kernel_init=icnr(2), dtype=self.dtype, name="pre_conv")(x)
@@ -105,7 +106,7 @@ class UpStage(nn.Module):
             name="stage",
             **({} if self.pre_conv else {"last_kernel_init": icnr(2)}),
         )
-        return stage(x, train)
+        return stage(x, train, visible_after(x, 1, frame))
 
 
 class Decoder(nn.Module):
@@ -122,13 +123,13 @@ class Decoder(nn.Module):
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, features: Sequence[Array], train: bool) -> Array:
+    def __call__(self, features: Sequence[Array], train: bool, frame: Frame | None = None) -> Array:
         x = features[-1]
         for i, (width, skip) in enumerate(zip(self.channels, features[-2::-1], strict=True)):
             stage = UpStage(
                 width, self.blocks, self.pre_conv, self.depthwise, self.remat, self.dtype, name=f"stage_{i}"
             )
-            x = stage(x, skip, train)
+            x = stage(x, skip, train, frame)
         return x
 
 
@@ -145,13 +146,13 @@ class VolumeHead(nn.Module):
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, x: Array) -> Array:
+    def __call__(self, x: Array, frame: Frame | None = None) -> Array:
         x = pixel_shuffle(x, 2)
-        x = blur_after_shuffle(x, 2) if self.pool else x
+        x = keep(blur_after_shuffle(x, 2), frame) if self.pool else x
         x = unfold_depth(x, self.out_stack_depth + 2)
         mid = self.out_channels * self.expansion_ratio * 4
         x = Conv(mid, (3, 3, 3), padding=(0, 1, 1), dtype=self.dtype, name="conv")(x)
-        x = instance_norm(x)
+        x = instance_norm(x, frame)
         slope = self.param("slope", nn.initializers.constant(0.25), (1,))
         x = jnp.where(x >= 0, x, slope.astype(x.dtype) * x)
         init = torch_uniform(mid)
@@ -159,12 +160,11 @@ class VolumeHead(nn.Module):
         return pixel_shuffle(x, 2)
 
 
-def instance_norm(x: Array, epsilon: float = 1e-5) -> Array:
-    """Normalise each channel of each sample over space, without parameters, in float32: `[B, ..., C]`."""
-    axes = tuple(range(1, x.ndim - 1))
+def instance_norm(x: Array, frame: Frame | None = None, epsilon: float = 1e-5) -> Array:
+    """Normalise each channel of each sample over space, without parameters, in float32: `[B, ..., Y, X, C]`."""
     wide = x.astype(jnp.float32)
-    centred = wide - wide.mean(axis=axes, keepdims=True)
-    variance = jnp.square(centred).mean(axis=axes, keepdims=True)
+    centred = wide - image_mean(wide, frame)
+    variance = image_mean(jnp.square(centred), frame)
     return (centred / jnp.sqrt(variance + epsilon)).astype(x.dtype)
 
 
@@ -194,6 +194,8 @@ class UNeXt2(Network):
     depthwise: Implementation = "auto"
     remat: bool = False
     dtype: Any = jnp.float32
+
+    framed = True
 
     @property
     def sizes(self) -> Sizes:
@@ -235,22 +237,23 @@ class UNeXt2(Network):
             )
 
     @nn.compact
-    def __call__(self, x: Array, train: bool = False) -> Array:
+    def __call__(self, x: Array, train: bool = False, frame: Frame | None = None) -> Array:
         depths, dims = self.sizes
         x = VolumeStem(dims[0], tuple(self.stem_kernel_size), self.dtype, name="stem")(x * self.input_gain)
         x = LayerNorm(name="stem_norm")(x)
         features = []
         for i, rates in enumerate(linear_drop_path_rates(depths, self.drop_path_rate)):
+            stride = 1 if i == 0 else 2
             stage = ConvNeXtStage(
                 dims[i],
                 drop_path_rates=tuple(rates),
-                stride=1 if i == 0 else 2,
+                stride=stride,
                 depthwise=self.depthwise,
                 remat=self.remat,
                 dtype=self.dtype,
                 name=f"encoder_{i}",
             )
-            x = stage(x, train)
+            x = stage(x, train, visible_after(x, stride, frame))
             features.append(x)
         channels = (*dims[-2:0:-1], (self.out_depth + 2) * self.out_channels * 4 * self.head_expansion_ratio)
         x = Decoder(
@@ -261,11 +264,11 @@ class UNeXt2(Network):
             self.remat,
             self.dtype,
             name="decoder",
-        )(features, train)
+        )(features, train, frame)
         head = VolumeHead(
             self.out_channels, self.out_depth, self.head_expansion_ratio, self.head_pool, self.dtype, name="head"
         )
-        return head(x).astype(jnp.float32)
+        return head(x, frame).astype(jnp.float32)
 
 
 def check_stem(in_stack_depth: int, kernel_size: tuple[int, int, int], width: int) -> None:

@@ -4,15 +4,16 @@ Whole positions are made one after the other, and within a position its time poi
 pixels are does not depend on where a run was interrupted, nor on which positions another process takes.
 """
 
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import tensorstore as ts
 
 from vsjax.errors import UserError
@@ -25,8 +26,9 @@ from vsjax.plates.reader import Plate, open_plate
 from vsjax.plates.step import Derived, ImageInfo, Job, Result, Step, further_attributes, without_statistics
 from vsjax.plates.storage import check_apart, resolve
 
-_READS_AHEAD = 2  # stacks that are being read while one is computed
-_WRITES_BEHIND = 2  # stacks that are being written meanwhile
+_AT_ONCE = 2  # stacks that are computed: the host prepares or finishes one while the other is on the device
+_READS_AHEAD = 1  # stacks that are being read meanwhile
+_WRITES_BEHIND = 1  # stacks that are being written meanwhile
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,11 @@ class PositionNames:
 
     source: Plate
     given: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        """UserError where there are none."""
+        if next(iter(self), None) is None:
+            raise UserError(f"{self.source.url}: has no positions; write images into it first")
 
     def __iter__(self) -> Iterator[str]:
         return iter(dict.fromkeys(self.given)) if self.given else self.source.iter_position_names()
@@ -106,8 +113,6 @@ def make_plate(
     source = open_plate(input_url, cached=False)
     check_apart(source.url, str(output_url))
     names = PositionNames(source, tuple(positions or ()))
-    if next(iter(names), None) is None:
-        raise UserError(f"{source.url}: has no positions; write images into it first")
     mine = partial(share, names, process, processes)
     record = new_record(step, source.url, list(positions or ()), ngff_version or source.ngff_version)
     existing = None if overwrite else find_output(output_url, record, source.is_hcs)
@@ -116,8 +121,9 @@ def make_plate(
             raise UserError(f"{output_url}: is complete already, made by this command; {REMEDY}")
         return PlateSummary(0, sum(1 for _ in mine()), complete=True)
 
-    work = _survey(step, existing, mine())
+    work = _survey(step, existing, names, process, processes)
     if process == 0:
+        record = record.model_copy(update={"stacks": tuple(sorted(work.stacks))})
         top = without_statistics(further_attributes(source.attributes))
         output = start_output(output_url, source.is_hcs, names, record, top, existing=existing, overwrite=overwrite)
     else:
@@ -132,11 +138,13 @@ def make_plate(
 
 @dataclass
 class _Work:
-    """How much there is to do: positions that are finished, others, and the slices that these still need."""
+    """How much there is to do: positions that are finished, others, the slices that these still need, and which stacks
+    (Z, Y, X) there are."""
 
     finished: int = 0
     positions: int = 0
     slices: int = 0
+    stacks: set[tuple[int, int, int]] = field(default_factory=set)
 
 
 @dataclass(frozen=True)
@@ -152,15 +160,22 @@ class _Task:
         return f"{self.position.url}, time point {self.time}"
 
 
-def _survey(step: Step, existing: DerivedPlate | None, positions: Iterable[Position]) -> _Work:
-    """Check every position that is not finished, and forget it again: there may be a million."""
-    work = _Work()
-    for position in positions:
+def _survey(step: Step, existing: DerivedPlate | None, names: PositionNames, process: int, processes: int) -> _Work:
+    """Check every position that is not finished, and forget it again: there may be a million. Who is about to start the
+    output looks at those of all processes, others at their own."""
+    work, starts = _Work(), process == 0 and existing is None
+    for number, position in enumerate(share(names, 0, 1) if starts else share(names, process, processes)):
+        if starts:
+            work.stacks.add(position.shape[2:])
+            step.derive(ImageInfo.of(position))
+            if number % processes:
+                continue
         finished, time_points = existing.progress(position.name) if existing else (False, 0)
         if finished:
             work.finished += 1
             continue
-        step.derive(ImageInfo.of(position))
+        if not starts:
+            step.derive(ImageInfo.of(position))
         work.positions += 1
         times, _, depth, *_ = position.shape
         work.slices += (times - time_points) * depth
@@ -177,7 +192,7 @@ def _tasks(step: Step, output: DerivedPlate, positions: Iterable[Position]) -> I
 
 
 def _make_tasks(output: DerivedPlate, tasks: Iterable[_Task], listener: Listener) -> None:
-    """Make one time point after the other: the next ones are read and the last ones written meanwhile."""
+    """Write one time point after the other; the last ones are still being written when the next one is there."""
     behind: deque[tuple[list[ts.Future], str, Callable[[], None]]] = deque()
 
     def settle() -> None:
@@ -191,45 +206,86 @@ def _make_tasks(output: DerivedPlate, tasks: Iterable[_Task], listener: Listener
             raise
 
     target: DerivedImage | None = None
-    try:
-        for task, stack in _read_ahead(tasks):
-            if target is None or target.position.name != task.position.name:
-                target = output.create_image(task.derived.image, task.derived.labels)
-                listener.position_begins(target.position.name)
-            result = _compute(task, stack, output, listener)
-            mark = partial(_mark, output, target.position, task.time + 1, result.found, listener)
-            behind.append((target.write(task.time, result), target.position.url, mark))
-            if len(behind) > _WRITES_BEHIND:
+    with _Computation(output, listener) as computation:
+        try:
+            for task, result in computation.results(tasks):
+                if target is None or target.position.name != task.position.name:
+                    target = output.create_image(task.derived.image, task.derived.labels)
+                mark = partial(_mark, output, target.position, task.time + 1, result.found, listener)
+                behind.append((target.write(task.time, result), target.position.url, mark))
+                if len(behind) > _WRITES_BEHIND:
+                    settle()
+        finally:
+            while behind:  # what was computed before an error is kept
                 settle()
-    finally:
-        while behind:  # what was computed before an error is kept
-            settle()
 
 
-def _compute(task: _Task, stack: np.ndarray, output: DerivedPlate, listener: Listener) -> Result:
-    counter = _SliceCounter(listener, stack.shape[1])
-    try:
-        result = task.derived.compute(stack, task.time, Job(counter.add, output.resolved))
-    except UserError as error:
-        raise UserError(f"{task.where}: {error}") from error
-    counter.finish()
-    return result
+class _Stopped(Exception):
+    """Raised in a thread whose result nobody waits for."""
 
 
-def _read_ahead(tasks: Iterable[_Task]) -> Iterator[tuple[_Task, np.ndarray]]:
-    """Each task with its stack [C, Z, Y, X]; the next ones are already being read."""
-    ahead: deque[tuple[_Task, ts.Future]] = deque()
+class _Computation:
+    """Computes time points in threads, two at once while a further one is read; left, it has no thread any more.
 
-    def take() -> tuple[_Task, np.ndarray]:
-        task, future = ahead.popleft()
-        return task, read(future, task.where)
+    A step that uses a device lets one stack at a time have it (`Job`): meanwhile another's pixels are prepared, or what
+    came out for it is checked.
+    """
 
-    for task in tasks:
-        ahead.append((task, task.position.array()[task.time, list(task.derived.reads)].read()))
-        if len(ahead) > _READS_AHEAD:
+    def __init__(self, output: DerivedPlate, listener: Listener) -> None:
+        self._listener, self._output = listener, output
+        self._pool = ThreadPoolExecutor(_AT_ONCE, "compute")
+        self._stop = threading.Event()
+
+    def __enter__(self) -> "_Computation":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._pool.shutdown(cancel_futures=True)
+
+    def results(self, tasks: Iterable[_Task]) -> Iterator[tuple[_Task, Result]]:
+        """Each task with what comes of it, in order.
+
+        Raises:
+            UserError: of the first task that fails.
+        """
+        ahead: deque[tuple[_Task, _SliceCounter, Future[Result]]] = deque()
+        begun = None
+
+        def take() -> tuple[_Task, Result]:
+            nonlocal begun
+            task, counter, future = ahead.popleft()
+            if task.position.name != begun:
+                begun = task.position.name
+                self._listener.position_begins(begun)
+            counter.show()
+            return task, future.result()
+
+        for task in tasks:
+            counter = _SliceCounter(self._listener, task.position.shape[2])
+            stack = task.position.array()[task.time, list(task.derived.reads)].read()
+            ahead.append((task, counter, self._pool.submit(self._compute, task, [stack], counter)))
+            del stack  # the last one read would stay in memory
+            if len(ahead) == _AT_ONCE + _READS_AHEAD:
+                yield take()
+        while ahead:
             yield take()
-    while ahead:
-        yield take()
+
+    def _compute(self, task: _Task, reading: list[ts.Future], counter: "_SliceCounter") -> Result:
+        def progress(fraction: float) -> None:
+            if self._stop.is_set():
+                raise _Stopped
+            counter.add(fraction)
+
+        stack = read(reading.pop(), task.where)  # popped, so that nobody else keeps it
+        try:
+            result = task.derived.compute(
+                stack, task.time, Job(progress, self._output.resolved, self._output.record.stacks)
+            )
+        except UserError as error:
+            raise UserError(f"{task.where}: {error}") from error
+        counter.finish()
+        return result
 
 
 def _mark(
@@ -241,19 +297,30 @@ def _mark(
 
 
 class _SliceCounter:
-    """Turns fractions of a stack into whole slices."""
+    """Turns fractions of a stack into whole slices, and tells of them once its stack is the one that is waited for."""
 
     def __init__(self, listener: Listener, slices: int) -> None:
         self._listener, self._slices, self._fraction, self._told = listener, slices, 0.0, 0
+        self._shown, self._lock = False, threading.Lock()
+
+    def show(self) -> None:
+        """Tell what was counted, and from now on what is."""
+        with self._lock:
+            self._shown = True
+            self._tell()
 
     def add(self, fraction: float) -> None:
         """Count `fraction` of the stack."""
-        self._fraction += fraction
-        done = min(self._slices, round(self._slices * self._fraction))
-        if done > self._told:
-            self._listener.slices_done(done - self._told)
-            self._told = done
+        with self._lock:
+            self._fraction += fraction
+            self._tell()
 
     def finish(self) -> None:
         """The stack is done, however much of it was counted."""
         self.add(1.0)
+
+    def _tell(self) -> None:
+        done = min(self._slices, round(self._slices * self._fraction))
+        if self._shown and done > self._told:
+            self._listener.slices_done(done - self._told)
+            self._told = done

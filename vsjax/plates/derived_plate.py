@@ -6,6 +6,7 @@ what is marked is whole. When all positions are finished the plate is marked com
 
 import functools
 import logging
+import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -70,6 +71,7 @@ class DerivedPlate:
 
     def __init__(self, writer: PlateWriter, record: PlateRecord) -> None:
         self._writer = writer
+        self._choosing = threading.Lock()
         self.record = record
 
     @property
@@ -103,10 +105,11 @@ class DerivedPlate:
 
     def resolved(self, key: str, choose: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         """What was recorded under `key`, where nothing was, what `choose` gives; the same for all processes."""
-        if key not in self.record.resolved:
-            chosen = choose()
-            self._update(lambda now: {**now, "resolved": {key: chosen, **now.get("resolved", {})}})
-        return self.record.resolved[key]
+        with self._choosing:  # time points are computed in several threads
+            if key not in self.record.resolved:
+                chosen = choose()
+                self._update(lambda now: {**now, "resolved": {key: chosen, **now.get("resolved", {})}})
+            return self.record.resolved[key]
 
     def create_image(self, image: ImageInfo, labels: Sequence[str]) -> "DerivedImage":
         """The image to write into, and its labels; what is there stays."""

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from pydantic import Field
+from pydantic import Field, PositiveInt
 
 from vsjax.errors import UserError
 from vsjax.plates import ngff
@@ -40,6 +40,9 @@ class PlateRecord(_Record):
 
     positions: tuple[str, ...] | Literal["all"] = Field(description="those that are made, all of the input's or these")
     ngff_version: Literal["0.4", "0.5"] = Field(description="that it is written in")
+    stacks: tuple[tuple[PositiveInt, PositiveInt, PositiveInt], ...] = Field(
+        default=(), description="(Z, Y, X) of what goes in, each once: what a step chooses may depend on all"
+    )
     resolved: dict[str, dict[str, Any]] = Field(
         default={}, description="what was chosen when it was first needed, for all processes and later runs"
     )

@@ -2,7 +2,8 @@
 
 
 class Listener:
-    """Is told how the work goes on; this one keeps it to itself, `program.ProgressBar` shows it."""
+    """Is told how the work goes on, time point after time point, from whatever thread; this one keeps it to itself,
+    `program.ProgressBar` shows it."""
 
     def started(self, positions: int, finished_before: int, slices: int) -> None:
         """So many positions are this process's, so many of them are finished, so many slices (Z) are to be computed."""

@@ -103,10 +103,12 @@ class Job:
         resolved: `resolved(key, choose)` is what was chosen under `key` when it was first asked for, by whichever
             process and in whichever run, else what `choose()` gives (a JSON object): for choices that depend on the
             machine, such as how much of its memory is free.
+        stacks: (Z, Y, X) of all images that go in, whichever process takes them, each once; empty where not known.
     """
 
     progress: Callable[[float], None]
     resolved: Callable[[str, Callable[[], dict[str, Any]]], dict[str, Any]]
+    stacks: tuple[tuple[int, int, int], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -242,6 +244,7 @@ class Chain:
         return Job(
             progress=lambda fraction: job.progress(fraction / len(self.steps)),
             resolved=lambda key, choose: job.resolved(f"{self._key(number)} {key}", choose),
+            stacks=job.stacks,
         )
 
     def _key(self, number: int) -> str:

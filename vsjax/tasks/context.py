@@ -4,6 +4,8 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
+from vsjax.models.frame import Frame
+
 BLOCK = 32  # pixels: noise is drawn in blocks of so many by so many, which windows cut
 
 
@@ -15,11 +17,13 @@ class Context:
         key: random key of the stack (of its position and time point) and of the draw.
         origin: `[B, 3]` int32, the voxel (z, y, x) of the stack where each window begins; negative in what was padded.
         turns: quarter turns by which the windows were rotated in the plane, for test-time augmentation.
+        frame: where the images lie in the windows; None where they fill them, as always for families not `framed`.
     """
 
     key: jax.Array
     origin: jax.Array
     turns: int = struct.field(pytree_node=False, default=0)
+    frame: Frame | None = None
 
     def fold(self, data: int | jax.Array) -> "Context":
         """The same with the key of another purpose: a step of a loop, a stage of a chain."""

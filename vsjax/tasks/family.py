@@ -21,6 +21,8 @@ class Family(Protocol):
         divisor: what (Z, Y, X) of a window must be multiples of.
         receptive_radius: how far it looks from a pixel in Y and X; None if it sees the whole window.
         draws: whether two keys give two predictions.
+        framed: whether it heeds `context.frame`: a smaller image in a larger window is predicted as alone, and images
+            of several sizes need one compilation. False leaves nothing to do.
         sampler: its own settings, a `schema.Document`; None if it has none. They decide whether an interrupted
             prediction may be resumed.
     """
@@ -31,6 +33,7 @@ class Family(Protocol):
     divisor: tuple[int, int, int]
     receptive_radius: int | None
     draws: bool
+    framed: bool
     sampler: Any
 
     def with_sampler(self, sampler: Any) -> "Family":
@@ -77,6 +80,11 @@ class ForwardPass:
         """The network's."""
         return self.network.receptive_radius
 
+    @property
+    def framed(self) -> bool:
+        """The network's; noise is drawn for whole windows."""
+        return self.network.framed and not self.draws
+
     def with_sampler(self, sampler: Any) -> "ForwardPass":
         """The same with other settings."""
         return replace(self, sampler=sampler)
@@ -86,8 +94,9 @@ class ForwardPass:
         return self.network.init(key, window, train=False)
 
     def predict(self, variables: Any, window: jax.Array, context: Context) -> jax.Array:
-        """The context is ignored."""
-        return self.network.apply(variables, window, train=False)
+        """Of the context only the frame counts."""
+        framed = {} if context.frame is None else {"frame": context.frame}
+        return self.network.apply(variables, window, train=False, **framed)
 
 
 @dataclass(frozen=True)
@@ -138,6 +147,11 @@ class Chain:
     def draws(self) -> bool:
         """Whether one of the stages does."""
         return self.first.draws or self.second.draws
+
+    @property
+    def framed(self) -> bool:
+        """Whether both stages are."""
+        return self.first.framed and self.second.framed
 
     @property
     def sampler(self) -> Any:
