@@ -65,17 +65,19 @@ class Paced:
                 paced._done.release()
                 return super().update(n)
 
-        loop.tqdm = Bar
         self._turn.acquire()
+        before, loop.tqdm = loop.tqdm, Bar
         try:
             loop.train(self._config, Path(self._folder) / f"run_{self._config.train.save_every}")
         except Over:
             return
+        finally:
+            loop.tqdm = before
 
 
 if __name__ == "__main__":
     paced = Paced()
-    server = threading.Thread(target=serve, args=(paced.prepare,))
+    server = threading.Thread(target=serve, args=(paced.prepare,), daemon=True)
     server.start()
     paced.train()
     server.join()
