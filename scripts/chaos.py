@@ -29,7 +29,7 @@ from vsjax.intensity.statistics import write_statistics
 from vsjax.plates.reader import open_plate
 from vsjax.program import RESTART
 from vsjax.runtime.checkpoint import load_checkpoint
-from vsjax.simulate import SimulationConfig, write_plate
+from vsjax.simulation import SimulationConfig, write_plate
 
 ROOT = Path(__file__).resolve().parents[1]
 POSITIONS = 10

@@ -21,7 +21,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from configs.common import base_config, channel_role, small_data_augmentation
-from vsjax.evaluate import evaluate
+from vsjax.evaluation.comparison import evaluate
 from vsjax.inference.plates import predict_plate
 from vsjax.inference.predictor import load
 from vsjax.inference.settings import PredictionSettings
@@ -29,8 +29,8 @@ from vsjax.intensity.statistics import write_statistics
 from vsjax.optics.cells import CellModel
 from vsjax.plates.reader import open_plate
 from vsjax.program import run_program
-from vsjax.simulate import SimulationConfig, write_plate
-from vsjax.train import train
+from vsjax.simulation import SimulationConfig, write_plate
+from vsjax.training.loop import train
 
 STAINS = ("nuclei", "membrane")
 FOVS, TEST_FOVS = 16, 4

@@ -11,7 +11,7 @@ import zarr
 from vsjax.intensity.statistics import write_statistics
 from vsjax.plates.reader import open_plate
 from vsjax.runtime.description import Description
-from vsjax.simulate import SimulationConfig, write_plate
+from vsjax.simulation import SimulationConfig, write_plate
 
 # Tests and the programs that they start share what XLA compiled.
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(__file__).resolve().parents[1] / ".pytest_cache" / "xla"))

@@ -4,6 +4,7 @@ import json
 import math
 import statistics
 import sys
+import threading
 
 import numpy as np
 import pytest
@@ -11,10 +12,12 @@ import toys
 
 from scripts import bench_data, bench_predict, bench_train
 from scripts.benchmarking import measure, report, rounds
-from scripts.benchmarking.families import FAMILIES
+from scripts.benchmarking.families import FAMILIES, Family
 from scripts.benchmarking.floor_vsjax import forward_work, training_work
 from scripts.benchmarking.inputs import images
+from scripts.benchmarking.loop_vsjax import Paced
 from vsjax.models.registry import MODELS
+from vsjax.runtime.checkpoint import steps_in
 
 ONCE = ["--mode", "debug", "--rounds", "1", "--warmup", "0", "--repeats", "1", "--markdown"]
 
@@ -60,6 +63,25 @@ def test_a_side_that_fails_is_quoted():
     side = rounds.Side("tests.toy_side", {"name": "A"})
     with pytest.raises(rounds.SideFailed, match="KeyError: 'log'"):
         side.round(0, 1)
+
+
+def test_the_loop_takes_as_many_steps_as_it_is_told(simulated_plate, tmp_path):
+    """One when it is prepared, three more, and it saves after every second."""
+    family = Family(config="fnet3d", patch=(4, 32, 32), viscy=None)
+    request = {"family": family.to_json(), "mode": "debug", "dtype": "float32", "seed": 0, "save_every": 2}
+    paced = Paced()
+
+    def ask() -> None:
+        work = paced.prepare({**request, "plate": str(simulated_plate), "folder": str(tmp_path)})
+        for _ in range(3):
+            work.run()
+        work.finish()
+
+    asking = threading.Thread(target=ask, daemon=True)
+    asking.start()
+    paced.train()
+    asking.join()
+    assert steps_in(tmp_path / "run_2" / "checkpoints" / "last") == [2, 4]
 
 
 def test_work_is_that_of_a_network_that_is_known():

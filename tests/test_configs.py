@@ -21,7 +21,7 @@ from vsjax.data.augmentation import oversized_patch
 from vsjax.runtime.checkpoint import load_checkpoint
 from vsjax.schema import read_section
 from vsjax.tasks.registry import make_task, resolve
-from vsjax.train import train
+from vsjax.training.loop import train
 
 FOV_PHASE = {"roles.source.normalization.scope": "fov", "roles.source.normalization.statistic": "mean_std"}
 FOV_ROBUST = {"roles.source.normalization.scope": "fov", "roles.source.normalization.statistic": "median_iqr"}

@@ -10,12 +10,12 @@ from scipy import ndimage
 from vsjax.errors import UserError
 from vsjax.optics.imaging import Microscope
 from vsjax.schema import parse
-from vsjax.simulate import (
+from vsjax.simulate import main
+from vsjax.simulation import (
     CHANNELS,
     SIMULATION_ATTRIBUTE,
     SimulationConfig,
     fov_grid,
-    main,
     position_name,
     simulate_cells,
     simulate_position,

@@ -24,7 +24,7 @@ from vsjax.tasks.optimizer import OptimizerSettings, make_optimizer
 from vsjax.tasks.regression import RegressionTask
 from vsjax.tasks.state import TrainState
 from vsjax.tasks.task import MetricSpec, TaskSettings
-from vsjax.train import train
+from vsjax.training.loop import train
 
 
 class OneConvolution(Network):

@@ -12,7 +12,7 @@ What may import what: a module imports those of the lines above its own and of i
     plates
     intensity
     optics models losses metrics
-    data
+    data simulation
     tasks
     runtime
     training inference interop

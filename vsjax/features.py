@@ -9,14 +9,7 @@ import argparse
 from pathlib import Path
 
 from vsjax.errors import UserError
-from vsjax.evaluation.feature_maps import CROP, capture_features, read_window
-from vsjax.evaluation.feature_pictures import draw, picture_slices, picture_stage
-from vsjax.inference.predictor import Predictor
-from vsjax.models.registry import network_of
-from vsjax.plates.reader import open_plate
-from vsjax.plates.storage import check_apart, local_output
 from vsjax.program import Parser, run_program, whole
-from vsjax.runtime.checkpoint import load_checkpoint
 
 MOST_STAGES, MOST_TARGETS = 64, 8  # that a picture shows
 _PNG = b"\x89PNG\r\n\x1a\n"
@@ -25,10 +18,19 @@ _PNG = b"\x89PNG\r\n\x1a\n"
 def main(arguments: list[str] | None = None) -> None:
     """Parse the command line, compute one window, and draw."""
     options = _parser().parse_args(arguments)
+    from vsjax.plates.storage import check_apart, local_output
+
     for source in (f"{options.checkpoint}/checkpoints", options.input):
         check_apart(source, options.output)
     output = local_output(options.output)
     _check_output(output, options.overwrite)
+    from vsjax.evaluation.feature_maps import capture_features, read_window
+    from vsjax.evaluation.feature_pictures import draw, picture_slices, picture_stage
+    from vsjax.inference.predictor import Predictor
+    from vsjax.models.registry import network_of
+    from vsjax.plates.reader import open_plate
+    from vsjax.runtime.checkpoint import load_checkpoint
+
     checkpoint = load_checkpoint(options.checkpoint)
     predictor = Predictor(checkpoint)
     model = network_of({**checkpoint.description.config, "dtype": "float32"})
@@ -74,7 +76,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--source", nargs="+", metavar="NAME", help="the plate's names of the model's source channels")
     parser.add_argument("--z", type=whole(0, 2**20), help="slice to show (the middle)")
     parser.add_argument(
-        "--crop", nargs=2, type=whole(1, 2**15), metavar=("Y", "X"), help=f"pixels, of the middle ({CROP} {CROP})"
+        "--crop", nargs=2, type=whole(1, 2**15), metavar=("Y", "X"), help="pixels, of the middle (512 512)"
     )
     parser.add_argument("--overwrite", action="store_true", help="replace the picture that is there")
     return parser

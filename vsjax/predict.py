@@ -2,10 +2,6 @@
 
 import argparse
 
-from vsjax.inference.plates import predict_plate
-from vsjax.inference.predictor import load
-from vsjax.inference.settings import PredictionSettings, change_sampler
-from vsjax.plates.storage import check_apart
 from vsjax.program import Parser, ProgressBar, add_process_flags, parse_settings, run_program, which_process
 
 
@@ -13,7 +9,13 @@ def main(arguments: list[str] | None = None) -> None:
     """Parse the command line and predict."""
     options = _parser().parse_args(arguments)
     process, processes = which_process(options)
+    from vsjax.plates.storage import check_apart
+
     check_apart(f"{options.checkpoint}/checkpoints", options.output)
+    from vsjax.inference.plates import predict_plate
+    from vsjax.inference.predictor import load
+    from vsjax.inference.settings import PredictionSettings, change_sampler
+
     predictor = load(options.checkpoint, options.which)
     settings = PredictionSettings(
         tta=options.tta,

@@ -9,32 +9,21 @@ import argparse
 import functools
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from absl import flags
 from ml_collections import config_flags
-from pydantic import Field
 from tqdm import tqdm
 
 from vsjax.errors import UserError, shorten
-from vsjax.intensity.statistics import write_statistics
-from vsjax.plates.derived import make_plate
-from vsjax.plates.reader import open_plate
-from vsjax.plates.statistics_attribute import Statistics
-from vsjax.plates.step import ImageInfo, Step, chain
 from vsjax.program import Parser, ProgressBar, add_process_flags, parse_flags, real, run_program, which_process, whole
-from vsjax.schema import Document, Names, parse, read_section
-from vsjax.steps import make_step
+
+if TYPE_CHECKING:
+    from vsjax.intensity.statistics import StatisticsSettings
+    from vsjax.plates.statistics_attribute import Statistics
+    from vsjax.plates.step import Step
 
 PROGRAM = "python -m vsjax.preprocess"
-
-
-class StatisticsSettings(Document):
-    """`config.statistics`; see `write_statistics`."""
-
-    channels: Names | None = Field(None, description="names of channels; all where left out")
-    grid: int = Field(32, ge=1, le=2**15, description="pixels from one sampled pixel to the next in Y and X")
-    workers: int = Field(8, ge=1, le=256, description="reads under way at once; more wait for the same disk")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -61,6 +50,9 @@ def _statistics(arguments: Sequence[str]) -> None:
     parser.add_argument("--workers", type=whole(1, 256), default=8, help="reads under way at once (default: 8)")
     add_process_flags(parser)
     options = parser.parse_args(arguments)
+    from vsjax.intensity.statistics import StatisticsSettings
+    from vsjax.schema import parse
+
     given = {name: getattr(options, name) for name in StatisticsSettings.model_fields}
     settings = parse(StatisticsSettings, given, "command line: statistics", f"see {PROGRAM} statistics --help")
     _write_statistics(options.plate, which_process(options), settings)
@@ -86,6 +78,8 @@ def _equalize(arguments: Sequence[str]) -> None:
     )
     _add_plate_flags(parser)
     options = parser.parse_args(arguments)
+    from vsjax.steps import make_step
+
     settings = {name: getattr(options, name) for name in ("channels", "kernel", "clip_limit")}
     step = make_step({"name": "equalize", **settings})
     if _make(step, options):
@@ -100,13 +94,17 @@ def _follow_config(arguments: Sequence[str]) -> None:
     known = flags.FlagValues()
     known.set_gnu_getopt(True)  # flags that are not the config's may stand before it
     config_flags.DEFINE_config_file("config", flag_values=known, sys_argv=[PROGRAM, *arguments])
-    config, rest = parse_flags(known, [PROGRAM, *arguments], known_only=True)
-    if config is None:
-        raise UserError("command line: give --config configs/preprocess_vsneuromast.py")
+    example = {"config": "configs/preprocess_vsneuromast.py"}
+    config, rest = parse_flags(known, [PROGRAM, *arguments], example, known_only=True)
     parser = _parser("", "Apply the steps of a config one after the other and write a new plate.")
     parser.add_argument("--config", help="such as configs/preprocess_vsneuromast.py")
     _add_plate_flags(parser)
     options = parser.parse_args(rest)
+    from vsjax.intensity.statistics import StatisticsSettings
+    from vsjax.plates.step import chain
+    from vsjax.schema import read_section
+    from vsjax.steps import channels_made, make_step
+
     for field in ("steps", "statistics"):
         if field not in config:
             raise UserError(f"--config: has no field {field!r}; see configs/preprocess_vsneuromast.py")
@@ -119,7 +117,7 @@ def _follow_config(arguments: Sequence[str]) -> None:
     made = _make(step, options, skip_complete=bool(statistics))  # it may have been stopped at the statistics
     if statistics:
         # By name, so that no image of another process is read, which may not be there yet.
-        channels = _channels_made(step, options.plate, statistics.channels)
+        channels = channels_made(step, options.plate, statistics.channels)
         settings = statistics.model_copy(update={"channels": tuple(channels)})
         _write_statistics(options.output, which_process(options), settings)
     elif made:
@@ -139,8 +137,10 @@ def _add_plate_flags(parser: argparse.ArgumentParser) -> None:
     add_process_flags(parser)
 
 
-def _make(step: Step, options: argparse.Namespace, skip_complete: bool = False) -> bool:
+def _make(step: "Step", options: argparse.Namespace, skip_complete: bool = False) -> bool:
     """Make the plate, or this process's share of it; whether it is complete."""
+    from vsjax.plates.derived import make_plate
+
     process, processes = which_process(options)
     summary = make_plate(
         step,
@@ -157,16 +157,11 @@ def _make(step: Step, options: argparse.Namespace, skip_complete: bool = False) 
     return summary.complete
 
 
-def _channels_made(step: Step, url: str, channels: Sequence[str] | None) -> list[str]:
-    """The names of what the step makes of the plate's first image: of all channels, or of these, in their order."""
-    image = step.derive(ImageInfo.of(open_plate(url).first_position())).image
-    if channels is None:
-        return list(image.channel_names)
-    return [image.channel_names[image.channel_index(channel)] for channel in channels]
-
-
-def _write_statistics(url: str, which: tuple[int, int], settings: StatisticsSettings) -> None:
+def _write_statistics(url: str, which: tuple[int, int], settings: "StatisticsSettings") -> None:
     """Write the statistics, or this process's part of them, and print a table of the dataset's."""
+    from vsjax.intensity.statistics import write_statistics
+    from vsjax.plates.reader import open_plate
+
     process, processes = which
     progress = functools.partial(tqdm, unit=" FOV")
     found = write_statistics(open_plate(url), progress=progress, process=process, processes=processes, **dict(settings))
@@ -176,7 +171,7 @@ def _write_statistics(url: str, which: tuple[int, int], settings: StatisticsSett
         print(table(found))
 
 
-def table(statistics: dict[str, Statistics]) -> str:
+def table(statistics: dict[str, "Statistics"]) -> str:
     """A table of dataset statistics, one line per channel."""
     fields = ("median", "iqr", "mean", "std", "min", "max", "p1", "p99")
     width = max(len("channel"), *(len(name) for name in statistics))

@@ -3,23 +3,25 @@ ours; the flags of a program that several processes share, and the progress that
 
 import argparse
 import ast
+import copy
 import errno
 import io
+import itertools
 import logging
 import os
+import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-import jax
 from absl import flags
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
 from vsjax.disk import writing
 from vsjax.errors import Preempted, UserError, WriteError, shorten
-from vsjax.plates.derived import Listener
+from vsjax.plates.listener import Listener
 
 RESTART = 75  # EX_TEMPFAIL of sysexits.h: "try again later"; the launchers in scripts/ start such a job again
 PIPE_CLOSED = 141  # 128 + SIGPIPE, as of other programs
@@ -51,7 +53,7 @@ def run_program(name: str, main: Callable[[], None]) -> None:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes once more when it exits
         sys.exit(PIPE_CLOSED)
-    except (UserError, OSError, MemoryError, jax.errors.JaxRuntimeError) as error:
+    except Exception as error:
         if (line := _line_for_user(error)) is None:
             raise
         print(f"vsjax.{name}: error: {line}", file=sys.stderr)
@@ -66,10 +68,16 @@ def _line_for_user(error: Exception) -> str | None:
         if error.errno not in _BAD_PATHS or error.filename is None:
             return None
         return str(UserError(f"{shorten(str(error.filename), 300)}: {error.strerror}; give another path"))
-    if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error):
+    if isinstance(error, MemoryError) or _fills_device(error):
         reason = shorten(str(error) or type(error).__name__, 300)
         return str(UserError(f"the memory does not suffice ({reason}); take smaller tiles, patches or batches"))
     return None
+
+
+def _fills_device(error: Exception) -> bool:
+    """Whether it is XLA's for a device whose memory does not suffice; JAX is imported where it is."""
+    jax = sys.modules.get("jax")
+    return jax is not None and isinstance(error, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" in str(error)
 
 
 def _working_folder() -> Path:
@@ -133,29 +141,43 @@ def _number(kind: type, name: str, least: float, most: float) -> Callable[[str],
     return parse_number
 
 
-def parse_flags(values: flags.FlagValues, arguments: Sequence[str], **options: bool) -> tuple[ConfigDict | None, list]:
-    """Read absl's flags, among them the file of `--config`, whose Python is run.
+def show_help(values: flags.FlagValues, arguments: Sequence[str], about: str) -> None:
+    """Print the flags and exit with status 0 where `--help` is among the arguments."""
+    if {"--help", "-help", "-h"} & set(arguments[1:]):
+        print(about, values.get_help(), sep="\n")
+        sys.exit(0)
+
+
+def parse_flags(
+    values: flags.FlagValues, arguments: Sequence[str], required: Mapping[str, str], known_only: bool = False
+) -> tuple[ConfigDict, list[str]]:
+    """Read absl's flags. The Python in the file of `--config` is run last, when nothing else is wrong.
 
     Args:
         values: the flags that there are.
         arguments: the program's name and what follows it.
-        options: of `FlagValues`, such as `known_only`.
+        required: flags that must be given, with an example of each.
+        known_only: leave other flags to another parser.
 
     Returns:
-        The config, None where no file is named, and the arguments that belong to no flag.
+        The config, and the arguments that belong to no flag.
 
     Raises:
-        UserError: a flag or a field is wrong, or the file cannot be read, or whatever its Python raises.
+        UserError: a flag or a field is wrong or missing, or the file cannot be read, or whatever its Python raises.
     """
-    file = Path(_config_file(arguments).partition(":")[0])
+    missing = "command line: give " + " and ".join(f"--{name} {example}" for name, example in required.items())
+    given = _parse_without_config(values, arguments, known_only)
+    if any(given[name].value is None for name in required):
+        raise UserError(missing)
+    file = Path(given["config"].value.partition(":")[0])
     if file.name and file.exists() and not file.is_file():
         raise UserError(f"command line: --config {file}: is no file; give one such as configs/unext2.py")
     try:
-        rest = values(list(arguments), **options)[1:]
+        rest = values(list(arguments), known_only=known_only)[1:]
         config = values["config"].value
         if config is not None and not isinstance(config, ConfigDict):
             raise TypeError(f"get_config gives {type(config).__name__}, not a ConfigDict")
-        return config and config.copy_and_resolve_references(), rest
+        config = config and config.copy_and_resolve_references()
     except (Exception, SystemExit) as error:  # what a user's Python raises may be anything
         said = str(error)
         if isinstance(error, flags.Error) and _LOADING not in said:
@@ -164,19 +186,46 @@ def parse_flags(values: flags.FlagValues, arguments: Sequence[str], **options: b
         while _LOADING in said and cause.__context__ is not None:  # libraries put tracebacks into their messages
             cause, said = cause.__context__, str(cause.__context__)
         kind = "" if isinstance(cause, UserError) else f"{type(cause).__name__}: "
-        raise UserError(f"command line: --config {_config_file(arguments)}: {kind}{said}") from error
+        raise UserError(f"command line: --config {given['config'].value}: {kind}{said}") from error
+    if rest and not known_only:
+        raise UserError(_stray(rest[0], values))
+    if config is None:
+        raise UserError(missing)
+    return config, rest
 
 
 _LOADING = "Error whilst parsing config file"  # ml_collections' words
+_FIELD = re.compile(r"--?(no)?config\.")
 
 
-def _config_file(arguments: Sequence[str]) -> str:
-    for flag, value in zip(arguments, [*arguments[1:], ""], strict=True):
-        if flag.lstrip("-") == "config":
-            return value
-        if flag.lstrip("-").startswith("config="):
-            return flag.partition("=")[2]
-    return ""
+def _parse_without_config(values: flags.FlagValues, arguments: Sequence[str], known_only: bool) -> flags.FlagValues:
+    """The flags read with the name of the config alone: the file's Python imports JAX, which takes a second or two.
+
+    Raises:
+        UserError: a flag does not exist, or its value is wrong.
+    """
+    known = flags.FlagValues()
+    known.set_gnu_getopt(True)  # go on behind what may be the value of a config's field
+    flags.DEFINE_string("config", None, "", flag_values=known)
+    for name in set(values) - {"config"}:
+        flags.DEFINE_flag(copy.deepcopy(values[name]), known)
+    try:
+        rest = known(list(arguments), known_only=True)
+    except (flags.Error, ValueError) as error:
+        raise UserError(f"command line: {error}") from error
+    for before, argument in itertools.pairwise(rest):
+        may_be_value = _FIELD.match(before) and "=" not in before and not re.match("--?[a-z]", argument)
+        if not (known_only or _FIELD.match(argument) or may_be_value):
+            raise UserError(_stray(argument, values))
+    return known
+
+
+def _stray(argument: str, values: flags.FlagValues) -> str:
+    names = ", ".join(f"--{name}" for name in values if not _FIELD.match(f"--{name}"))
+    return (
+        f"command line: {shorten(argument)!r} belongs to no flag; there are {names}; a value follows its flag after "
+        "'=' or a space"
+    )
 
 
 def add_process_flags(parser: argparse.ArgumentParser) -> None:
@@ -241,15 +290,24 @@ def _show_log() -> None:
 def _keep_compiled_programs() -> None:
     """Let XLA keep what it compiled in the user's cache folder, so that the next start of the same experiment is quick.
     `JAX_COMPILATION_CACHE_DIR` names another folder."""
-    if jax.config.jax_compilation_cache_dir is not None:
-        return
+    # By default 1 s; to load a program takes less than 0.1 s.
+    settings: dict[str, str | float] = {"jax_persistent_cache_min_compile_time_secs": 0.1}
+    if (cache := _cache_folder()) is not None:
+        settings["jax_compilation_cache_dir"] = str(cache)
+    for name, value in settings.items():
+        if name.upper() not in os.environ:
+            os.environ[name.upper()] = str(value)  # read when JAX is imported, where it is not yet
+            if (jax := sys.modules.get("jax")) is not None:
+                jax.config.update(name, value)
+
+
+def _cache_folder() -> Path | None:
     try:
         cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vsjax" / "xla"
         cache.mkdir(parents=True, exist_ok=True)
     except (OSError, RuntimeError):  # no home, or none to write to: every start compiles anew
-        return
-    if os.access(cache, os.W_OK):
-        jax.config.update("jax_compilation_cache_dir", str(cache))
+        return None
+    return cache if os.access(cache, os.W_OK) else None
 
 
 class ProgressBar(Listener):

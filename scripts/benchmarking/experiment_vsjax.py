@@ -14,7 +14,7 @@ from vsjax.data.roles import ChannelRole
 from vsjax.runtime.experiment import check_config
 from vsjax.tasks.registry import resolve
 from vsjax.tasks.task import Task
-from vsjax.training.overview import abstract_batch
+from vsjax.training.experiment_overview import abstract_batch
 
 STEPS_PER_EPOCH = 100  # of schedules that count epochs
 

@@ -85,14 +85,14 @@ def _config() -> dict[str, Any]:
 
 def _flags() -> dict[str, list[dict[str, Any]]]:
     """By command; those that are read with absl by their own list."""
-    from absl import flags
+    from vsjax.train import define_flags
 
     found = {}
     for name, command in COMMANDS.items():
         if command.arguments[0] == "train":
-            known = flags.FLAGS.flags_by_module_dict().get("vsjax.train", [])
+            known = define_flags(["vsjax.train"])
             found[name] = [
-                {"name": f"--{flag.name}", "type": flag.flag_type(), "count": None, "choices": []} for flag in known
+                {"name": f"--{flag}", "type": known[flag].flag_type(), "count": None, "choices": []} for flag in known
             ]
         else:
             found[name] = programs.flags_of(command.arguments)

@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import importlib
+import pkgutil
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -12,8 +13,10 @@ PROGRAMS = ("simulate", "preprocess", "describe", "train", "predict", "evaluate"
 
 def warm() -> None:
     """Import all that programs import, so that a fork has it."""
-    for name in PROGRAMS:
-        importlib.import_module(f"vsjax.{name}")
+    import vsjax
+
+    for module in pkgutil.walk_packages(vsjax.__path__, "vsjax."):
+        importlib.import_module(module.name)
     for name in ("zarr", "matplotlib.figure", "matplotlib.backends.backend_agg", "orbax.checkpoint.logging", "PIL"):
         with contextlib.suppress(ImportError):
             importlib.import_module(name)

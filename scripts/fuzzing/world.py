@@ -119,19 +119,19 @@ def _write_plates() -> None:
 
 
 def build_half() -> None:
-    """The run that was told to stop after its second step; in another process, since flags are defined but once."""
+    """The run that was told to stop after its second step."""
     from scripts.fuzzing import programs
-    from vsjax import train
     from vsjax.errors import Preempted
+    from vsjax.training import loop
 
-    class Stopped(train.Preemption):
+    class Stopped(loop.Preemption):
         def stops_after(self, step: int) -> bool:
             return step == 2
 
-    sound, train.Preemption = train.Preemption, Stopped
+    sound, loop.Preemption = loop.Preemption, Stopped
     with contextlib.suppress(Preempted):
         programs.call(train_arguments(workdir="half_run"))
-    train.Preemption = sound
+    loop.Preemption = sound
 
 
 def _check_alive(plate: str) -> None:

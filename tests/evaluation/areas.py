@@ -10,7 +10,7 @@ from typing import ClassVar
 import numpy as np
 from skimage.measure import regionprops
 
-from vsjax.evaluate import evaluate
+from vsjax.evaluation.comparison import evaluate
 from vsjax.evaluation.level import Measurement, Metric, Results, Row
 from vsjax.evaluation.pairing import Pair
 from vsjax.evaluation.report import summarize

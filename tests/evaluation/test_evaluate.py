@@ -12,7 +12,7 @@ import pytest
 from small_plates import CHANNELS, NAMES, POSITIONS, write
 
 from vsjax.errors import UserError
-from vsjax.evaluate import evaluate
+from vsjax.evaluation.comparison import evaluate
 from vsjax.evaluation.pairing import pair_plates, source_channel
 from vsjax.plates.reader import open_plate
 from vsjax.plates.writer import create_plate

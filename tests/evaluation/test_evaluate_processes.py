@@ -12,8 +12,9 @@ from small_plates import NAMES, write
 from tqdm import tqdm
 
 from vsjax.errors import UserError
-from vsjax.evaluate import evaluate, main
+from vsjax.evaluate import main
 from vsjax.evaluation import report
+from vsjax.evaluation.comparison import evaluate
 
 
 def files(folder):

@@ -10,7 +10,7 @@ from scipy import ndimage
 from small_plates import CHANNELS, NAMES, write
 
 from vsjax.errors import UserError
-from vsjax.evaluate import evaluate
+from vsjax.evaluation.comparison import evaluate
 from vsjax.plates.reader import open_plate
 from vsjax.plates.writer import create_plate
 

@@ -18,7 +18,7 @@ from vsjax.plates.derived import make_plate
 from vsjax.plates.reader import open_plate
 from vsjax.plates.storage import Store
 from vsjax.plates.writer import create_plate
-from vsjax.simulate import SimulationConfig, write_plate
+from vsjax.simulation import SimulationConfig, write_plate
 
 CONFIG = SimulationConfig(shape=(1, 32, 32), channels=("nuclei",))
 

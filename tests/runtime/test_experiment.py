@@ -13,7 +13,7 @@ from vsjax.models.registry import MODELS, network_document
 from vsjax.runtime.experiment import Experiment, check_config, check_saved_config, default_sections
 from vsjax.schema import Document
 from vsjax.tasks.registry import TASKS, find_task, make_task, resolve
-from vsjax.train import train
+from vsjax.training.loop import train
 
 SHORT = {
     "model": {"name": "unext2"},

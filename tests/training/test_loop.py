@@ -13,13 +13,13 @@ import numpy as np
 import pytest
 from toys import TwoNetworks, two_networks_config
 
-from vsjax import train as program
 from vsjax.errors import UserError
 from vsjax.runtime.checkpoint import CheckpointStore, load_checkpoint
 from vsjax.runtime.manifest import check_whole
 from vsjax.tasks.registry import TASKS
 from vsjax.tasks.task import MetricSpec
-from vsjax.train import train
+from vsjax.training import loop
+from vsjax.training.loop import train
 
 FINISHED = []  # steps that the device has done
 
@@ -177,12 +177,12 @@ def test_the_bar_shows_steps_that_are_done(config, monkeypatch, tmp_path):
     scripted(monkeypatch, scores=(0.5,) * 20)
     shown = []
 
-    class Bar(program.tqdm):
+    class Bar(loop.tqdm):
         def update(self, n=1):
             shown.append((self.n + n, len(FINISHED)))
             return super().update(n)
 
-    monkeypatch.setattr(program, "tqdm", Bar)
+    monkeypatch.setattr(loop, "tqdm", Bar)
     train(config, tmp_path)
     assert [count for count, _ in shown] == list(range(1, 21))
     assert all(count <= finished for count, finished in shown), shown

@@ -18,12 +18,6 @@ from vsjax.plates.reader import Plate
 from vsjax.plates.step import RECORD_ATTRIBUTE
 
 SUFFIX = "_prediction"
-UNITS = {
-    "target": "in the target's own units (a normalised prediction is brought back with its stored location and scale)",
-    "normalized": "target minus location, over scale, as stored with the prediction when it was made",
-    "standardized": "each stack minus its own mean, over its own sd: differences of offset and contrast do not count",
-}
-CHOICES = ("auto", *UNITS)
 Affine = tuple[float, float]  # location, scale: x -> (x - location) / scale
 IDENTITY: Affine = (0.0, 1.0)
 

@@ -20,7 +20,8 @@ import pydantic
 from vsjax.disk import has_file
 from vsjax.errors import UserError, shorten
 from vsjax.evaluation.level import Level, Measurement, Metric, Row, plain_number
-from vsjax.evaluation.pairing import UNITS, Job
+from vsjax.evaluation.pairing import Job
+from vsjax.evaluation.units import UNITS
 from vsjax.plates.parts import FOLDER
 from vsjax.schema import Document, parse, parse_object, to_json
 

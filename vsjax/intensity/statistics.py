@@ -27,12 +27,20 @@ from vsjax.plates.position import Position
 from vsjax.plates.reader import Plate
 from vsjax.plates.statistics_attribute import STATISTICS_ATTRIBUTE, Statistics, with_statistics
 from vsjax.plates.storage import Store
-from vsjax.schema import Document
+from vsjax.schema import Document, Names
 
 _TABLES = 128  # distributions of time points kept at once: at most 4 MB each
 _A = TypeVar("_A")
 _B = TypeVar("_B")
 _Distributions = dict[str, Distribution]  # by channel
+
+
+class StatisticsSettings(Document):
+    """Settings of `write_statistics`, and `config.statistics` of a config for `vsjax.preprocess`."""
+
+    channels: Names | None = Field(None, description="names of channels; all where left out")
+    grid: int = Field(32, ge=1, le=2**15, description="pixels from one sampled pixel to the next in Y and X")
+    workers: int = Field(8, ge=1, le=256, description="reads under way at once; more wait for the same disk")
 
 
 class TimePart(Document):

@@ -14,7 +14,7 @@ from vsjax.interop.timm import encoder_from_timm, is_backbone
 from vsjax.interop.torch_reader import TorchCheckpoint, read_checkpoint
 from vsjax.interop.viscy import variables_from_state
 from vsjax.interop.viscy_settings import find_network, find_settings
-from vsjax.models.registry import build_model, model_settings, network_document
+from vsjax.models.registry import MODELS, build_model, model_settings, network_document
 from vsjax.schema import parse
 
 
@@ -52,6 +52,8 @@ def convert_file(
         UserError: the file cannot be read, is of no known network or of another, or its weights do not fit the settings
             or are not finite.
     """
+    if model is not None and model not in MODELS:
+        raise UserError(f"--model {shorten(model)}: does not exist; choose one of {', '.join(MODELS)}")
     checkpoint = read_checkpoint(path)
     for tensor, value in checkpoint.tensors.items():
         if value.size == 0:

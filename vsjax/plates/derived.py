@@ -20,6 +20,7 @@ from vsjax.errors import UserError
 from vsjax.plates.arrays import read
 from vsjax.plates.derived_plate import DerivedImage, DerivedPlate, find_output, join_output, start_output
 from vsjax.plates.derived_record import REMEDY, new_record
+from vsjax.plates.listener import Listener
 from vsjax.plates.position import Position
 from vsjax.plates.reader import Plate, open_plate
 from vsjax.plates.step import Derived, ImageInfo, Job, Result, Step, further_attributes, without_statistics
@@ -28,26 +29,6 @@ from vsjax.plates.storage import check_apart, resolve
 _AT_ONCE = 2  # stacks that are computed: the host prepares or finishes one while the other is on the device
 _READS_AHEAD = 1  # stacks that are being read meanwhile
 _WRITES_BEHIND = 1  # stacks that are being written meanwhile
-
-
-class Listener:
-    """Is told how the work goes on, time point after time point, from whatever thread; this one keeps it to itself,
-    `program.ProgressBar` shows it."""
-
-    def started(self, positions: int, finished_before: int, slices: int) -> None:
-        """So many positions are this process's, so many of them are finished, so many slices (Z) are to be computed."""
-
-    def position_begins(self, name: str) -> None:
-        """A position is computed from now on."""
-
-    def slices_done(self, slices: int) -> None:
-        """So many slices were computed since the last call."""
-
-    def position_finished(self, name: str) -> None:
-        """A position is on disk and marked so."""
-
-    def ended(self) -> None:
-        """Nothing more comes: all is done, or an error is on its way."""
 
 
 @dataclass(frozen=True)

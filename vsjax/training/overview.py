@@ -1,4 +1,4 @@
-"""What a run trains and what it takes: said at its start, and by `vsjax.describe` without any data."""
+"""What a run trains and what it takes, said at its start."""
 
 import logging
 import time
@@ -12,14 +12,12 @@ import jax
 from clu import parameter_overview
 from ml_collections import ConfigDict
 
-from vsjax.data.augmentation import AugmentConfig, oversized_patch
 from vsjax.data.loading import ExperimentData
-from vsjax.data.roles import ChannelRole, make_roles
+from vsjax.data.roles import ChannelRole
 from vsjax.models.network import Network
 from vsjax.runtime.cost import multiply_adds
 from vsjax.runtime.description import Description, make_description
 from vsjax.runtime.mesh import bytes_per_device
-from vsjax.schema import read_section
 from vsjax.tasks.state import TrainState
 from vsjax.tasks.task import Task
 
@@ -53,7 +51,6 @@ class NetworkSummary:
         parameters: their number in each part.
         shape: (Z, Y, X, C) of one input.
         multiply_adds: of one prediction for it.
-        kept: bytes that one sample's forward pass keeps for its gradient.
         table: the shape of every parameter, as text.
     """
 
@@ -61,7 +58,6 @@ class NetworkSummary:
     parameters: Mapping[str, int]
     shape: tuple[int, ...]
     multiply_adds: int
-    kept: int
     table: str
 
     def lines(self) -> tuple[str, str]:
@@ -93,14 +89,16 @@ def _summarise(name: str, network: Network, plane: tuple[int, int]) -> NetworkSu
         parameters=parts,
         shape=one[0].shape[1:],
         multiply_adds=multiply_adds(partial(network.apply, train=False), variables, *one),
-        kept=_kept_bytes(network, variables, one),
         table=parameter_overview.get_parameter_overview(params, include_stats=False),
     )
 
 
-def _kept_bytes(network: Network, variables: Any, one: tuple[jax.ShapeDtypeStruct, ...]) -> int:
-    """Bytes of what the forward pass keeps for the gradient, the parameters apart; the compiler may keep less, and
-    needs room to work besides."""
+def kept_bytes(network: Network, plane: tuple[int, int]) -> int:
+    """Bytes of what the forward pass keeps of one sample for the gradient, the parameters apart; the compiler may keep
+    less, and needs room to work besides."""
+    network = network.with_plain_convolutions()
+    one = network.example(plane)
+    variables = jax.eval_shape(partial(network.init, train=False), jax.random.key(0), *one)
 
     def pullback(variables: Any, *one: jax.Array) -> Any:
         others = {name: value for name, value in variables.items() if name != "params"}
@@ -134,16 +132,6 @@ def _text(summaries: Iterable[NetworkSummary]) -> Iterable[str]:
     for summary in summaries:
         yield f"{summary.name}\n{summary.table}"
         yield f"{summary.multiply_adds:,} multiply-adds on (Z, Y, X, C) = {summary.shape}\n"
-
-
-def abstract_batch(config: ConfigDict) -> dict[str, jax.ShapeDtypeStruct]:
-    """Shapes of a training batch as it is read (`data.pipeline.CropReader`), where stacks are deep enough for the
-    augmentation's margin."""
-    crop = oversized_patch(read_section(AugmentConfig, config.augment, "config.augment"), tuple(config.data.patch))
-    shapes: dict[str, jax.ShapeDtypeStruct] = {}
-    for name, role in make_roles(config.roles).items():
-        shapes |= role.shapes(name, config.data.batch_size, crop)
-    return shapes
 
 
 def compile_step(step: Any, state: TrainState, batch: Mapping[str, jax.Array]) -> jax.stages.Compiled:
