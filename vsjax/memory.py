@@ -1,5 +1,6 @@
-"""How much memory there is, so that what cannot fit is refused before it is asked for."""
+"""How much memory there is, so that what cannot fit is refused before it is asked for; and giving some back."""
 
+import ctypes
 import os
 
 from vsjax.errors import UserError
@@ -17,3 +18,11 @@ def check_memory(what: str, needed: int, remedy: str) -> None:
             f"{what} would take {needed / 2**30:,.1f} GiB, of which this machine has "
             f"{machine_bytes() / 2**30:,.1f}; {remedy}"
         )
+
+
+def give_back() -> None:
+    """Return the heap's free pages to the system: compiling a training step leaves over a GiB of them, which would
+    count beside what the step itself needs. Does nothing where the C library has no way to."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if os.name == "posix" else None
+    if trim is not None:
+        trim(0)

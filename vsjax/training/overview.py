@@ -14,6 +14,7 @@ from ml_collections import ConfigDict
 
 from vsjax.data.loading import ExperimentData
 from vsjax.data.roles import ChannelRole
+from vsjax.memory import give_back
 from vsjax.models.network import Network
 from vsjax.runtime.cost import multiply_adds
 from vsjax.runtime.description import Description, make_description
@@ -140,6 +141,7 @@ def compile_step(step: Any, state: TrainState, batch: Mapping[str, jax.Array]) -
     between, by XLA's own account."""
     start = time.monotonic()
     compiled = step.lower(state, batch).compile()
+    give_back()
     LOG.info("training step compiled in %.1f s", time.monotonic() - start)
     account = compiled.memory_analysis()
     sizes = {
