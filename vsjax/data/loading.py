@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import grain.python as grain
+import numpy as np
 from ml_collections import ConfigDict
 
 from vsjax.data.augmentation import AugmentConfig, oversized_patch
@@ -69,6 +70,16 @@ class ExperimentData:
         """Of the training FOVs, (z, y, x)."""
         z, y, x = self.training_fovs[0].position.pixel_size_um
         return float(z), float(y), float(x)
+
+    def limits(self, name: str) -> tuple[tuple[float, float], ...]:
+        """The lowest and the highest value of each channel of a role, normalised, in the training FOVs; none where
+        there are no channels, or each patch is normalised by itself."""
+        role = self.roles.get(name)
+        if not isinstance(role, ChannelRole) or role.normalization.scope == "patch":
+            return ()
+        found = [role.limits(fov.position, time) for fov in self.training_fovs for time in range(fov.position.shape[0])]
+        lows, highs = np.min(found, axis=0)[:, 0], np.max(found, axis=0)[:, 1]
+        return tuple((float(low), float(high)) for low, high in zip(lows, highs, strict=True))
 
     def statistics(self) -> dict[str, Statistics]:
         """Of the dataset, by channel of every role."""

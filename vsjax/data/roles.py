@@ -112,6 +112,21 @@ class ChannelRole(Document):
                 location[index], scale[index] = location_scale(statistics, self.normalization.statistic, where)
         return location, scale
 
+    def limits(self, position: Position, time: int) -> np.ndarray:
+        """The lowest and the highest value `[C, 2]` after normalisation, from the plate's statistics of the FOV;
+        UserError where they lack these."""
+        location, scale = self.location_scale(position, time)
+        limits = np.zeros((len(self.channels), 2), np.float32)
+        for index, channel in enumerate(self.channels):
+            statistics = position.statistics(channel, "fov", time)
+            if not {"min", "max"} <= statistics.keys():
+                raise UserError(
+                    f"{position.url}: the statistics of {channel} lack min or max; run python -m vsjax.preprocess on "
+                    "the plate again, or give config.task.process.limits"
+                )
+            limits[index] = statistics["min"], statistics["max"]
+        return (limits - location[:, None]) / scale[:, None]
+
 
 class LabelRole(Document):
     """NGFF label images: int32 `[B, Z, Y, X, L]`, ids as they are stored, 0 for background."""

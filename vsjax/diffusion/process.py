@@ -36,14 +36,14 @@ def check_process(schedule: ScheduleSettings, parameterization: Parameterization
     left = gammas(schedule)
     if parameterization == "eps" and left[-1] < LEAST_GAMMA:
         raise UserError(
-            f"config.task.parameterization: is eps, but the last of the schedule's {schedule.steps} steps leaves "
+            f"config.task.process.parameterization: is eps, but the last of {schedule.steps} steps leaves "
             f"{left[-1]:.0e} of the image, which cannot be told from the noise; use v or x0, or a schedule with "
             f"zero_terminal_snr False that adds less noise"
         )
     if left[-2] < LEAST_GAMMA_BEFORE_LAST:
         raise UserError(
-            f"config.task.schedule: {left[-2]:.0e} of the image is left before the last of its {schedule.steps} steps; "
-            f"give fewer steps or a smaller end"
+            f"config.task.process.schedule: {left[-2]:.0e} of the image is left before the last of {schedule.steps} "
+            f"steps; give fewer steps or a smaller end"
         )
 
 

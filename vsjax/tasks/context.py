@@ -18,12 +18,14 @@ class Context:
         origin: `[B, 3]` int32, the voxel (z, y, x) of the stack where each window begins; negative in what was padded.
         turns: quarter turns by which the windows were rotated in the plane, for test-time augmentation.
         frame: where the images lie in the windows; None where they fill them, as always for families not `framed`.
+        label: `[B]` int32, the class of each window's image; None where it has none.
     """
 
     key: jax.Array
     origin: jax.Array
     turns: int = struct.field(pytree_node=False, default=0)
     frame: Frame | None = None
+    label: jax.Array | None = None
 
     def fold(self, data: int | jax.Array) -> "Context":
         """The same with the key of another purpose: a step of a loop, a stage of a chain."""

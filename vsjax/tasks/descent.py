@@ -50,9 +50,9 @@ class DescentTask:
         return {"model": self.model}
 
     def init(self, key: jax.Array, batch: Batch) -> TrainState:
-        """The state before the first step; only the batch's shapes matter."""
-        source = self.inputs.training(key, batch)["source"]
-        variables = self.model.init(key, source[:1], train=False)
+        """The state before the first step; nothing of the batch matters."""
+        example = (jnp.zeros(x.shape, x.dtype) for x in self.model.example(self.inputs.patch[1:]))
+        variables = self.model.init(key, *example, train=False)
         params = variables["params"]
         average = {"params": params} if self.average_decay else {}
         return TrainState(jnp.zeros((), jnp.int32), dict(variables), average, self.optimizer.init(params))

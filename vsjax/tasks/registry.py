@@ -1,6 +1,6 @@
 """The families by name; how a config is completed, and made into a task or into what predicts."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from jax.sharding import NamedSharding
@@ -8,6 +8,7 @@ from ml_collections import ConfigDict
 
 from vsjax.errors import UserError, shorten
 from vsjax.models.registry import model_settings
+from vsjax.tasks.diffusion import DiffusionTask
 from vsjax.tasks.family import Chain, Family
 from vsjax.tasks.masked_pretraining import MaskedPretrainingTask
 from vsjax.tasks.optimizer import LARGEST_STEP
@@ -15,9 +16,11 @@ from vsjax.tasks.parts import chosen_modules
 from vsjax.tasks.regression import RegressionTask
 from vsjax.tasks.task import MetricSpec, Task, TaskKind
 
+Limits = tuple[tuple[float, float], ...]
 TASKS: dict[str, TaskKind] = {
     "regression": RegressionTask,
     "masked_pretraining": MaskedPretrainingTask,
+    "diffusion": DiffusionTask,
 }
 
 
@@ -65,9 +68,12 @@ def find_metric(metrics: Mapping[str, MetricSpec], name: str, task: str) -> Metr
     return metrics[bare]
 
 
-def resolve(config: ConfigDict, steps_per_epoch: int | None = None) -> ConfigDict:
+def resolve(
+    config: ConfigDict, steps_per_epoch: int | None = None, limits: Callable[[], Limits] | None = None
+) -> ConfigDict:
     """A copy of the config with what follows from other fields and from the data filled in: the model's channels and
-    depths and, where the length of an epoch is known, `train.steps` and the optimisers' `warmup_steps`.
+    depths; where the length of an epoch is known, `train.steps` and the optimisers' `warmup_steps`; where the lowest
+    and highest value of each normalised target can be asked for, `limits` that are left open.
 
     Raises:
         UserError: the model's depth is not that of the patch.
@@ -87,6 +93,9 @@ def resolve(config: ConfigDict, steps_per_epoch: int | None = None) -> ConfigDic
             f"config.model.in_stack_depth={config.model.in_stack_depth} differs from the {depth} slices of "
             f"config.data.patch={tuple(config.data.patch)}; set them to the same number"
         )
+    for section in _sections(config):
+        if "limits" in section and not section.limits and limits is not None:
+            section.limits = limits()
     if config.train.epochs and steps_per_epoch:
         config.train.steps = config.train.epochs * steps_per_epoch
         if config.train.steps > LARGEST_STEP:

@@ -73,7 +73,7 @@ def train(config: ConfigDict, workdir: str | Path) -> dict[str, float]:
 
         # --- Data, checked before anything is written; the length of an epoch, and with it the schedule, follows
         data = open_data(config, task.inputs.out_depth, batch_rows(mesh, batch_size))
-        config = resolve(config, data.steps_per_epoch())
+        config = resolve(config, data.steps_per_epoch(), partial(data.limits, "target"))
         task = make_task(config, image_sharding(mesh))
         judged_by = find_metric(task.metrics, config.train.best, config.task.name)
         description = describe_run(config, data)
