@@ -19,7 +19,9 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, help="of everything random (default: 0)")
     parser.add_argument("--cells", type=int, help="cells per FOV, on average (default: 55 %% of the area)")
     parser.add_argument("--time-points", type=int, help="of each field of view (default: 1)")
-    parser.add_argument("--channels", nargs="+", help="of BF, Phase, nuclei, membrane (all); uint16 without Phase")
+    parser.add_argument(
+        "--channels", nargs="+", help="of BF, Phase, nuclei, membrane (these) and organelles; uint16 without Phase"
+    )
     parser.add_argument("--objective-na", type=float, help="of the microscope (default: 0.55)")
     parser.add_argument("--condenser-na", type=float, help="of the microscope (default: 0.4)")
     parser.add_argument("--ngff", choices=("0.4", "0.5"), default="0.5", help="OME-NGFF version (default: 0.5)")
@@ -72,7 +74,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--seed", type=int, help="of everything random (default: 0)")
     parser.add_argument("--cells", type=int, help="cells per FOV, on average (default: 55 %% of the area)")
     parser.add_argument("--time-points", type=int, help="of each field of view (default: 1)")
-    parser.add_argument("--channels", nargs="+", help="of BF, Phase, nuclei, membrane (all); uint16 without Phase")
+    parser.add_argument(
+        "--channels", nargs="+", help="of BF, Phase, nuclei, membrane (these) and organelles; uint16 without Phase"
+    )
     parser.add_argument("--objective-na", type=float, help="of the microscope (default: 0.55)")
     parser.add_argument("--condenser-na", type=float, help="of the microscope (default: 0.4)")
     parser.add_argument("--ngff", choices=("0.4", "0.5"), default="0.5", help="OME-NGFF version (default: 0.5)")

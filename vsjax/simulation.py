@@ -25,7 +25,8 @@ from vsjax.plates.simulation_record import SIMULATION_ATTRIBUTE, SimulatedImage,
 from vsjax.plates.writer import PlateWriter, create_plate
 from vsjax.schema import Document, each_once
 
-CHANNELS = ("BF", "Phase", "nuclei", "membrane")
+CHANNELS = ("BF", "Phase", "nuclei", "membrane", "organelles")
+USUAL_CHANNELS = CHANNELS[:4]
 LABELS = ("nuclei", "cells")
 
 _MARGIN_UM = 10.0  # simulated around the field of view and cropped off: cells cut by the border, no wrap-around of blur
@@ -53,8 +54,8 @@ class SimulationConfig(Document):
         None, ge=1, le=10**6, description="--cells per area of one FOV, on average; None fills to the model's coverage"
     )
     time_points: int = Field(1, ge=1, le=10_000, description="--time-points")
-    channels: Annotated[tuple[Literal["BF", "Phase", "nuclei", "membrane"], ...], AfterValidator(each_once)] = Field(
-        CHANNELS, min_length=1, description=f"--channels of {' '.join(CHANNELS)}"
+    channels: Annotated[tuple[Literal[CHANNELS], ...], AfterValidator(each_once)] = Field(
+        USUAL_CHANNELS, min_length=1, description=f"--channels of {' '.join(CHANNELS)}"
     )
     model: CellModel = CellModel()
     microscope: Microscope = Microscope()

@@ -88,6 +88,11 @@ def test_stain_is_exactly_where_its_label_is(population):
     _, drawn = population
     np.testing.assert_array_equal(drawn.fluorophores["nuclei"] > 0, drawn.labels["nuclei"] > 0)
     assert not drawn.fluorophores["membrane"][drawn.labels["cells"] == 0].any()
+    organelles = drawn.fluorophores["organelles"] > 0.5
+    assert not organelles[(drawn.labels["cells"] == 0) | (drawn.labels["nuclei"] > 0)].any()
+    cytoplasm = (drawn.labels["cells"] > 0) & (drawn.labels["nuclei"] == 0)
+    index = drawn.refractive_index
+    assert index[organelles].mean() > index[cytoplasm & ~organelles].mean() + 0.008  # what is stained refracts
 
 
 def test_membrane_stain_is_a_thin_shell(population):
