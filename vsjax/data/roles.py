@@ -195,10 +195,14 @@ class MetadataRole(Document):
 
     def index(self, position: Position) -> int:
         """The number of a position's class."""
-        value = str(position.find_attribute(self.metadata))
+        return self.number(position.find_attribute(self.metadata), position.where)
+
+    def number(self, value: Any, where: str) -> int:
+        """The number of a class; UserError where there is none of that name. `where` it stands is for the message."""
+        value = str(value)
         if value not in self.classes:
             raise UserError(
-                f"{position.where}: {self.metadata} is {value!r}, none of the classes {', '.join(self.classes)}; "
+                f"{where}: {self.metadata} is {shorten(repr(value))}, none of the classes {', '.join(self.classes)}; "
                 "name it in the role's classes"
             )
         return self.classes.index(value)

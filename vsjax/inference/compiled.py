@@ -33,10 +33,12 @@ class Draw:
     Attributes:
         key: of the stack and the draw.
         space: devices that share Y.
+        label: the class of the stack's image; None where it has none.
     """
 
     key: jax.Array
     space: int = 1
+    label: int | None = None
 
 
 class CompiledFamily:
@@ -102,10 +104,12 @@ class CompiledFamily:
         space = draw.space
         program = self.program(windows.shape, space, turns, region is not None)
         origins = np.asarray(origins, np.int32)
+        classes = len(self.family.classes)  # the number of none of them
+        label = np.int32(classes if draw.label is None else draw.label) if classes else None
         if space == 1:
-            return program(self._variables[1], jnp.asarray(windows, jnp.float32), origins, draw.key, region)
+            return program(self._variables[1], jnp.asarray(windows, jnp.float32), origins, draw.key, region, label)
         windows = jax.device_put(windows.astype(np.float32), image_sharding(_space_mesh(space)))
-        rest = jax.device_put((origins, draw.key, region), replicated(_space_mesh(space)))
+        rest = jax.device_put((origins, draw.key, region, label), replicated(_space_mesh(space)))
         return program(self._variables[space], windows, *rest)
 
     def fits(self, shape: Shape, space: int = 1, framed: bool = False) -> tuple[bool, float]:
@@ -138,10 +142,11 @@ class CompiledFamily:
                 if space not in self._variables:
                     self._variables[space] = jax.device_put(self._variables[1], replicated(mesh))
                 images, whole = image_sharding(mesh), replicated(mesh)
-                shardings = {"in_shardings": (whole, images, whole, whole, whole), "out_shardings": images}
-            jitted = jax.jit(self._predict, static_argnums=5, **shardings)
+                shardings = {"in_shardings": (whole, images, whole, whole, whole, whole), "out_shardings": images}
+            jitted = jax.jit(self._predict, static_argnums=6, **shardings)
             region = jax.ShapeDtypeStruct((4,), jnp.int32) if framed else None
-            lowered = jitted.lower(self._variables[space], windows, *_places(shape[0]), region, turns)
+            label = jax.ShapeDtypeStruct((), jnp.int32) if self.family.classes else None
+            lowered = jitted.lower(self._variables[space], windows, *_places(shape[0]), region, label, turns)
             self._programs[key] = lowered.compile()
         return self._programs[key]
 
@@ -152,10 +157,12 @@ class CompiledFamily:
         origins: jax.Array,
         key: jax.Array,
         region: jax.Array | None = None,
+        label: jax.Array | None = None,
         turns: int = 0,
     ) -> jax.Array:
         frame = None if region is None else Frame(region, windows.shape[2:4])
-        context = Context(key=key, origin=origins, turns=turns, frame=frame)
+        labels = None if label is None else jnp.broadcast_to(label, len(windows))
+        context = Context(key=key, origin=origins, turns=turns, frame=frame, label=labels)
         return self.family.predict(variables, windows, context).astype(jnp.float32)
 
 

@@ -92,13 +92,14 @@ class PredictionStep:
                 "(in_stack_depth); take a deeper plate, or a checkpoint of a shallower network"
             )
         pairs = [source_normalization(predictor, image, reads, time) for time in range(times)]
+        label = self._label(image)
 
         def apply(stack: np.ndarray, time: int, job: Job) -> Result:
             stack = np.moveaxis(stack, 0, -1)
             group = predictor.group(stack.shape[:3], job.stacks, self._settings)
             settings = self._resolve(group, job)
             prediction = predictor.predict_stack(
-                stack, *pairs[time], settings, job.progress, group=group, name=image.name, time=time
+                stack, *pairs[time], settings, job.progress, group=group, name=image.name, time=time, label=label
             )
             return Result(pixels=np.moveaxis(prediction, -1, 0))
 
@@ -119,6 +120,14 @@ class PredictionStep:
             axes="".join(axis for axis in "tczyx" if axis in image.axes or (axis == "c" and len(names) > 1)),
             display=tuple(display_window(*window) for window in windows or ()),
         )
+
+    def _label(self, image: ImageInfo) -> int | None:
+        """The number of the image's class, as its well or the plate says it, where the model heeds one that the user
+        does not choose."""
+        role = self._predictor.label_role
+        if role is None or self._settings.sampler.label:
+            return None
+        return role.number(image.find_attribute(role.metadata), image.url)
 
     def _resolve(self, group: Group, job: Job) -> PredictionSettings:
         """Tile, batch size and devices for a group of stacks: those that the first process that met one of them has

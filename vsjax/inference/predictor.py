@@ -12,6 +12,7 @@ from typing import Any, Literal
 import jax
 import numpy as np
 
+from vsjax.data.roles import MetadataRole
 from vsjax.errors import UserError, shorten
 from vsjax.inference.axes import from_tzyxc, resolve_axes, to_tzyxc
 from vsjax.inference.compiled import CompiledFamily, Draw
@@ -31,6 +32,7 @@ from vsjax.inference.volume import (
 from vsjax.inference.windows import plan_windows, predict_windows, windows_per_call
 from vsjax.runtime.checkpoint import Checkpoint, load_checkpoint
 from vsjax.runtime.keys import step_key
+from vsjax.schema import parse
 
 BATCH_PIXELS = 1 << 18  # windows are batched up to so many pixels of a plane: enough to keep a device busy
 SPREAD = "spread"  # of a channel over several draws: its name's ending
@@ -49,6 +51,7 @@ class Predictor:
             where the checkpoint does not know the training plates' statistics (converted weights).
         tta: the test-time augmentation that the experiment asks for.
         sampler: the family's own settings with their defaults; None if it has none.
+        label_role: where a plate says an image's class, for a model that heeds it; None if it does not.
         compiled: what predicts, compiled once per shape.
         checkpoint: path, step and fingerprint, to tell which weights made a prediction.
     """
@@ -89,6 +92,10 @@ class Predictor:
         self.in_depth = self.compiled.in_depth
         self.tta: Tta = description.config.get("predict", {}).get("tta", "none")
         self.sampler = self.compiled.family.sampler
+        self.label_role = None
+        if self.compiled.family.classes:
+            where = f"{checkpoint.path}: config.roles.label"
+            self.label_role = parse(MetadataRole, description.config["roles"]["label"], where, "train again")
         self._with_other_samplers: dict[Any, CompiledFamily] = {}
         self._device = threading.Lock()  # one stack at a time: two would need twice the memory
         self.checkpoint = {
@@ -182,6 +189,7 @@ class Predictor:
         group: Group | None = None,
         name: str = "",
         time: int = 0,
+        label: int | None = None,
     ) -> np.ndarray:
         """Predict one stack at one time point.
 
@@ -192,6 +200,7 @@ class Predictor:
             on_progress: called with the fractions of the stack that were computed since the last call.
             group: this stack's among others; `settings` are then what `resolve` gave for it.
             name, time: of the position and time point; what is drawn depends on them.
+            label: the number of the image's class, for a model that heeds one; None for no class.
 
         Returns:
             [Z, Y, X, C'] float32 in `settings.units`; [draws, Z, Y, X, C'] where all of several draws are kept.
@@ -211,7 +220,7 @@ class Predictor:
                 on_progress(fraction / settings.draws)
 
         def draw(number: int) -> np.ndarray:
-            one = Draw(key=jax.random.fold_in(root, number), space=settings.space)
+            one = Draw(key=jax.random.fold_in(root, number), space=settings.space, label=label)
             prediction = self._predict_draw(stack, location, scale, settings, one, progress, framed)
             check_finite(prediction, self.target_channels, "the prediction", "the checkpoint's training diverged")
             return self._in_units(prediction) if settings.units == "target" else prediction

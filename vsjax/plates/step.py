@@ -34,6 +34,7 @@ class ImageInfo:
         axes: which of "tczyx" are stored.
         attributes: what is neither OME-NGFF's nor the record of a derived plate, among it the intensity statistics.
         display: per channel what viewers are told beside its name, as in `omero`.
+        find_attribute: `Position.find_attribute`: what the image, its well or the plate says under a key.
     """
 
     name: str
@@ -46,6 +47,7 @@ class ImageInfo:
     axes: str
     attributes: Mapping[str, Any]
     display: tuple[Mapping[str, Any], ...]
+    find_attribute: Callable[[str], Any]
 
     @classmethod
     def of(cls, position: Position) -> "ImageInfo":
@@ -63,6 +65,7 @@ class ImageInfo:
             axes=position.axes,
             attributes=further_attributes(attributes),
             display=display + ({},) * (len(names) - len(display)),
+            find_attribute=position.find_attribute,
         )
 
     @property

@@ -136,8 +136,7 @@ class Denoising:
         if not self.classes:
             return None
         if self.sampler.label or context.label is None:
-            names = (*self.classes, "")
-            return jnp.full(samples, names.index(self.sampler.label), jnp.int32)
+            return jnp.full(samples, (*self.classes, "").index(self.sampler.label), jnp.int32)
         return context.label
 
     def _within(self, clean: jax.Array) -> jax.Array:

@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -23,6 +23,7 @@ class Family(Protocol):
         draws: whether two keys give two predictions.
         framed: whether it heeds `context.frame`: a smaller image in a larger window is predicted as alone, and images
             of several sizes need one compilation. False leaves nothing to do.
+        classes: names of the classes that it heeds (`Context.label`); empty if it has none.
         sampler: its own settings, a `schema.Document`; None if it has none. They decide whether an interrupted
             prediction may be resumed.
     """
@@ -34,6 +35,7 @@ class Family(Protocol):
     receptive_radius: int | None
     draws: bool
     framed: bool
+    classes: tuple[str, ...]
     sampler: Any
 
     def with_sampler(self, sampler: Any) -> "Family":
@@ -54,6 +56,7 @@ class ForwardPass:
     network: Network
     draws: bool = False
     sampler: Any = None
+    classes: ClassVar[tuple[str, ...]] = ()
 
     @property
     def in_channels(self) -> int:
@@ -152,6 +155,11 @@ class Chain:
     def framed(self) -> bool:
         """Whether both stages are."""
         return self.first.framed and self.second.framed
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Those of the stage that has some."""
+        return self.first.classes or self.second.classes
 
     @property
     def sampler(self) -> Any:
