@@ -35,19 +35,26 @@ if TYPE_CHECKING:
 __all__ = ["__version__", "load", "open_plate"]
 
 
-def load(path: "str | Path", which: Literal["best", "last"] | None = None) -> "Predictor":
+def load(
+    path: "str | Path",
+    which: Literal["best", "last"] | None = None,
+    *,
+    start: "str | Path | None" = None,
+    features: "str | Path | None" = None,
+) -> "Predictor":
     """The predictor of a run or of converted weights: `vsjax.load("runs/a").predict(volume)`.
 
     Args:
         path: the run's folder.
         which: the best or the last checkpoint; by default the best where the run validated.
+        start, features: of a diffusion, see `inference.predictor.load`.
 
     Raises:
         UserError: there is no whole checkpoint.
     """
     from vsjax.inference.predictor import load as load_predictor  # here, so that `import vsjax` does not start JAX
 
-    return load_predictor(path, which)
+    return load_predictor(path, which, start=start, features=features)
 
 
 def open_plate(url: "str | Path") -> "Plate":

@@ -11,12 +11,13 @@ def main(arguments: list[str] | None = None) -> None:
     process, processes = which_process(options)
     from vsjax.plates.storage import check_apart
 
-    check_apart(f"{options.checkpoint}/checkpoints", options.output)
+    for run in filter(None, (options.checkpoint, options.start, options.features)):
+        check_apart(f"{run}/checkpoints", options.output)
     from vsjax.inference.plates import predict_plate
     from vsjax.inference.predictor import load
     from vsjax.inference.settings import PredictionSettings, change_sampler
 
-    predictor = load(options.checkpoint, options.which)
+    predictor = load(options.checkpoint, options.which, start=options.start, features=options.features)
     settings = PredictionSettings(
         tta=options.tta,
         tile=tuple(options.tile) if options.tile else None,
@@ -94,6 +95,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--seed", type=int, default=0, help="of what is drawn (%(default)s)")
     parser.add_argument(
         "--sampler", nargs="+", default=[], metavar="NAME=VALUE", help="the model's own settings, such as steps=50"
+    )
+    parser.add_argument("--start", metavar="RUN", help="of a diffusion: a regression whose stains it starts from")
+    parser.add_argument(
+        "--features", metavar="RUN", help="of a diffusion: an encoder that finds the structures for masks=nsc"
     )
     parser.add_argument("--ngff", choices=["same", "0.4", "0.5"], default="same", help="version of the output")
     parser.add_argument(

@@ -3,10 +3,13 @@
 from collections.abc import Callable
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
 from vsjax.diffusion.samplers import Denoise, Noise, SamplerSettings, renoised, sample, table_of
+
+Find = Callable[[Array], Array]  # images [N, Y, X] of one stain each -> where its structures are, bool
 
 
 def class_guided(denoise_with: Denoise, denoise_without: Denoise, weight: Array | float) -> Denoise:
@@ -29,6 +32,8 @@ def mask_guided(
     gammas: np.ndarray,
     settings: SamplerSettings,
     noise: Noise,
+    start: float | None = None,
+    *,
     segment: Callable[[Array], Array],
     rounds: int,
     fraction: float,
@@ -40,12 +45,31 @@ def mask_guided(
     `sample`; `noise` is asked for other numbers in each round. With masks that are known beforehand there is nothing to
     repeat: `sample` from `renoised` is that.
     """
-    first, steps = (len(table_of(gammas, settings, start).gamma) for start in (None, fraction))
-    clean = sample(denoise, noisy, gammas, settings, noise)
+    first, steps = (len(table_of(gammas, settings, share).gamma) for share in (start, fraction))
+    clean = sample(denoise, noisy, gammas, settings, noise, start)
 
     def another(number: Array, clean: Array) -> Array:
         at = first + number * (steps + 1)
-        start = renoised(segment(clean), noise(at), gammas, fraction)
-        return sample(denoise, start, gammas, settings, lambda step: noise(at + 1 + step), fraction)
+        noisy = renoised(segment(clean), noise(at), gammas, fraction)
+        return sample(denoise, noisy, gammas, settings, lambda step: noise(at + 1 + step), fraction)
 
     return jax.lax.fori_loop(0, rounds, another, clean)
+
+
+def masked(stains: Array, find: Find) -> Array:
+    """The masks of stains `[B, Z, Y, X, C]` as images of them: every pixel has the mean of the structures of its image,
+    or of what lies beside them.
+
+    The paper's masks are 0 and 1, the ends of its data's range; z-scored stains have no such ends. Where nothing or
+    everything is found, the mean of the image.
+    """
+    images = jnp.moveaxis(stains, -1, 2).reshape(-1, *stains.shape[2:4])
+    inside = find(images)
+
+    def mean(where: Array) -> Array:
+        return jnp.mean(images, axis=(1, 2), keepdims=True, where=where)
+
+    mixed = jnp.where(inside, mean(inside), mean(~inside))
+    mixed = jnp.where(jnp.isfinite(mixed), mixed, images.mean(axis=(1, 2), keepdims=True))
+    batch, depth, rows, columns, channels = stains.shape
+    return jnp.moveaxis(mixed.reshape(batch, depth, channels, rows, columns), 2, -1)

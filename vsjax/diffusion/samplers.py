@@ -6,7 +6,7 @@ one loop, compiled once.
 """
 
 from collections.abc import Callable
-from typing import Literal, NamedTuple, Self
+from typing import Annotated, Literal, NamedTuple, Self
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +17,7 @@ from pydantic import Field, model_validator
 from vsjax.diffusion.process import noised, posterior
 from vsjax.schema import Document, Share
 
+Fraction = Annotated[float, Field(gt=0, le=1)]  # of the process, from the image on
 Denoise = Callable[[Array, Array], Array]  # (noisy, gamma) -> clean estimate
 Noise = Callable[[Array], Array]  # the number of the step, int32 -> standard normal of the image's shape
 

@@ -23,6 +23,7 @@ from vsjax.tasks.context import Context
 from vsjax.tasks.family import Family
 from vsjax.tasks.registry import make_family
 
+_MAKES = ("model", "task", "dtype", "first", "companions")  # sections of a config that decide what is predicted
 Shape = tuple[int, int, int, int, int]  # B, Z, Y, X, C
 
 
@@ -194,7 +195,7 @@ def _check_variables(checkpoint: Checkpoint, expected: Any) -> None:
 def _fingerprint(checkpoint: Checkpoint) -> str:
     digest = hashlib.sha256()
     description, config = checkpoint.description.to_json(), checkpoint.description.config
-    makes = {name: config[name] for name in ("model", "task", "dtype", "first") if name in config}
+    makes = {name: config[name] for name in _MAKES if name in config}
     digest.update(json.dumps([makes, description["channels"]], sort_keys=True, default=str).encode())
     for name, leaf in sorted(_named_leaves(checkpoint.variables).items()):
         array = np.asarray(leaf)

@@ -15,6 +15,7 @@ import numpy as np
 from vsjax.data.roles import MetadataRole
 from vsjax.errors import UserError, shorten
 from vsjax.inference.axes import from_tzyxc, resolve_axes, to_tzyxc
+from vsjax.inference.companions import FEATURES, START, with_companions
 from vsjax.inference.compiled import CompiledFamily, Draw
 from vsjax.inference.framing import Framing, Group, filled, group_stacks
 from vsjax.inference.results import mean_and_spread, target_units
@@ -386,12 +387,26 @@ class Predictor:
         return (y * space, x) if tta == "none" else (math.lcm(y * space, x),) * 2
 
 
-def load(path: str | Path, which: Literal["best", "last"] | None = None) -> Predictor:
+def load(
+    path: str | Path,
+    which: Literal["best", "last"] | None = None,
+    *,
+    start: str | Path | None = None,
+    features: str | Path | None = None,
+) -> Predictor:
     """The predictor of a run's folder (`runs/a`), by default of its best checkpoint.
 
+    Args:
+        path: the run, or converted weights.
+        which: the best or the last checkpoint.
+        start: for a diffusion, a run whose stains it starts from.
+        features: for a diffusion, a run or converted weights whose encoder finds the structures that guide it.
+
     Raises:
-        UserError: there is no checkpoint, it is damaged, or it is of another model.
+        UserError: there is no checkpoint, it is damaged, it is of another model, or one does not go with another.
     """
     if not isinstance(path, str | os.PathLike) or not os.fspath(path):
         raise UserError(f"path: is {shorten(repr(path))}; give the folder of a run or of converted weights")
-    return Predictor(load_checkpoint(path, which))
+    companions = {START: start, FEATURES: features}
+    found = {role: load_checkpoint(other) for role, other in companions.items() if other is not None}
+    return Predictor(with_companions(load_checkpoint(path, which), found))

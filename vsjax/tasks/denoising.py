@@ -2,20 +2,28 @@
 
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import jax
 import jax.numpy as jnp
 from pydantic import Field, model_validator
 
-from vsjax.diffusion.guidance import class_guided
+from vsjax.diffusion.clustering import ClusteringSettings, segment
+from vsjax.diffusion.guidance import Find, class_guided, mask_guided, masked
+from vsjax.diffusion.patch_features import intensity_features
 from vsjax.diffusion.process import Parameterization, clamp, clean_of
-from vsjax.diffusion.samplers import Denoise, SamplerSettings, sample
+from vsjax.diffusion.samplers import Denoise, Fraction, SamplerSettings, renoised, sample
 from vsjax.diffusion.schedule import ScheduleSettings, gammas
+from vsjax.diffusion.thresholds import ThresholdSettings, threshold_mask
 from vsjax.errors import UserError, shorten
+from vsjax.models.features import image_features
 from vsjax.models.network import Network
 from vsjax.schema import Document
 from vsjax.tasks.context import Context
+from vsjax.tasks.family import Family
+
+
+MaskSource = Literal["none", "threshold", "nsc"]
 
 
 class ProcessSettings(Document):
@@ -38,12 +46,45 @@ class ProcessSettings(Document):
 
 
 class DrawSettings(SamplerSettings):
-    """How a stain is drawn (`predict --sampler steps=50`)."""
+    """How a stain is drawn (`predict --sampler steps=50 masks=nsc`)."""
 
     label: str = Field("", max_length=4096, description="class that is drawn; empty for that of the image's well")
     class_weight: float = Field(
         1.0, ge=0, le=100, description="classifier-free guidance: 0 is without the class, above 1 exaggerates it"
     )
+    start_at: Fraction = Field(
+        0.3,
+        description="share of the process at which a regression's stain gets its noise, where there is one (--start)",
+    )
+    masks: MaskSource = Field(
+        "none", description="structures that guide: neural spectral clustering (nsc), or local thresholds (Palette†)"
+    )
+    mask_at: Fraction = Field(0.5, description="share of the process at which the masks get their noise")
+    rounds: int = Field(1, ge=1, le=100, description="of masks made from stains, and stains made from masks")
+    clustering: ClusteringSettings = ClusteringSettings()
+    threshold: ThresholdSettings = ThresholdSettings()
+
+
+@dataclass(frozen=True)
+class Start:
+    """A regression whose stains a draw starts from, as SDEdit from a sketch (arXiv:2108.01073).
+
+    Attributes:
+        family: how it predicts.
+        channels: its stains that are drawn, in their order.
+        units: factor and summand that make each of them the drawn stain's own normalised units.
+    """
+
+    family: Family
+    channels: tuple[int, ...]
+    units: tuple[tuple[float, float], ...]
+
+    def predict(self, variables: Any, window: jax.Array, context: Context, depth: int) -> jax.Array:
+        """The middle `depth` slices `[B, depth, Y, X, C]` of its stains."""
+        stains = self.family.predict(variables, window, context)[..., self.channels]
+        first = (stains.shape[1] - depth) // 2
+        factors, summands = jnp.asarray(self.units, jnp.float32).T
+        return stains[:, first : first + depth] * factors + summands
 
 
 @dataclass(frozen=True)
@@ -55,12 +96,17 @@ class Denoising:
         process: how stains become noise.
         sampler: how they are drawn.
         classes: names of the classes that it knows.
+        start: a regression to start from; its weights are `variables["start"]`.
+        encoder: a network whose features tell structures apart; its weights are `variables["features"]`. None takes
+            plain features of patches.
     """
 
     network: Network
     process: ProcessSettings
     sampler: DrawSettings
     classes: tuple[str, ...] = ()
+    start: Start | None = None
+    encoder: Network | None = None
     draws = True
     framed = False
 
@@ -101,8 +147,12 @@ class Denoising:
 
     def init(self, key: jax.Array, window: jax.Array) -> Any:
         """The network's variables."""
-        example = self.network.example(window.shape[2:4])
-        return self.network.init(key, *(jnp.zeros(x.shape, x.dtype) for x in example), train=False)
+        variables = dict(_random(self.network, key, window.shape[2:4]))
+        if self.start is not None:
+            variables["start"] = self.start.family.init(key, window)
+        if self.encoder is not None:
+            variables["features"] = _random(self.encoder, key, self.encoder.divisor[1:])
+        return variables
 
     def predict(self, variables: Any, window: jax.Array, context: Context) -> jax.Array:
         """Draw the stains of normalised windows, from noise that belongs to their voxels."""
@@ -113,8 +163,41 @@ class Denoising:
         def noise(step: jax.Array | int) -> jax.Array:
             return context.fold(step).normal(shape, first_slice)
 
-        denoise = self._denoiser(variables, window, context)
-        return sample(denoise, noise(0), gammas(self.process.schedule), self.sampler, lambda step: noise(step + 1))
+        schedule, sampler = gammas(self.process.schedule), self.sampler
+        noisy, start = noise(0), None
+        if self.start is not None:
+            stains = self.start.predict(variables["start"], window, context, network.out_depth)
+            noisy, start = renoised(stains, noisy, schedule, sampler.start_at), sampler.start_at
+        loop = (
+            self._denoiser(variables, window, context),
+            noisy,
+            schedule,
+            sampler,
+            lambda step: noise(step + 1),
+            start,
+        )
+        if sampler.masks == "none":
+            return sample(*loop)
+        find = self._finder(variables, context.key)
+        return mask_guided(*loop, segment=partial(masked, find=find), rounds=sampler.rounds, fraction=sampler.mask_at)
+
+    def _finder(self, variables: Any, key: jax.Array) -> Find:
+        """What finds the structures in images `[N, Y, X]` of one stain."""
+        sampler = self.sampler
+        if sampler.masks == "threshold":
+            return partial(threshold_mask, settings=sampler.threshold)
+        features = intensity_features
+        if self.encoder is not None:
+            features = partial(image_features, self.encoder, variables["features"])
+
+        def find(images: jax.Array) -> jax.Array:
+            """One anchor for all: the middle of the first image."""
+            size = sampler.clustering.tile
+            y, x = ((length - size) // 2 for length in images.shape[1:])
+            anchor = images[0, y : y + size, x : x + size]
+            return segment(images, features, anchor, key, sampler.clustering).mask
+
+        return find
 
     def _denoiser(self, variables: Any, window: jax.Array, context: Context) -> Denoise:
         """`(noisy, gamma) -> clean`: the estimate of the stain, guided and within its limits."""
@@ -143,3 +226,8 @@ class Denoising:
         if not (self.process.clamp and self.process.limits):
             return clean
         return clamp(clean, *jnp.asarray(self.process.limits, jnp.float32).T)
+
+
+def _random(network: Network, key: jax.Array, plane: tuple[int, int]) -> dict[str, Any]:
+    example = (jnp.zeros(x.shape, x.dtype) for x in network.example(plane))
+    return network.init(key, *example, train=False)

@@ -1,13 +1,15 @@
 """The families by name; how a config is completed, and made into a task or into what predicts."""
 
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 from jax.sharding import NamedSharding
 from ml_collections import ConfigDict
 
 from vsjax.errors import UserError, shorten
-from vsjax.models.registry import model_settings
+from vsjax.models.registry import model_settings, network_of
+from vsjax.tasks.denoising import Denoising, Start
 from vsjax.tasks.diffusion import DiffusionTask
 from vsjax.tasks.family import Chain, Family
 from vsjax.tasks.masked_pretraining import MaskedPretrainingTask
@@ -49,13 +51,26 @@ def make_task(config: ConfigDict, images: NamedSharding | None = None) -> Task:
 
 def make_family(config: Mapping[str, Any]) -> Family:
     """What predicts with the weights of a checkpoint with this config. Where the config holds another under `first`,
-    that is the stage before: its prediction is seen too (`family.Chain`).
+    that is the stage before: its prediction is seen too (`family.Chain`). Those under `companions` help to draw
+    (`inference/companions.py`).
 
     Raises:
         UserError: the family does not exist or does not predict, or a model setting does not fit.
     """
     family = find_task(config["task"]["name"]).family_of(config)
+    if companions := config.get("companions"):
+        family = _accompanied(family, companions)
     return Chain(make_family(config["first"]), family) if "first" in config else family
+
+
+def _accompanied(family: Family, companions: Mapping[str, Any]) -> Family:
+    if not isinstance(family, Denoising):
+        raise UserError("this model draws nothing, so it takes no --start and no --features; leave them out")
+    if start := companions.get("start"):
+        family = replace(family, start=Start(make_family(start["config"]), start["channels"], start["units"]))
+    if features := companions.get("features"):
+        family = replace(family, encoder=network_of(features["config"]))
+    return family
 
 
 def find_metric(metrics: Mapping[str, MetricSpec], name: str, task: str) -> MetricSpec:
