@@ -35,15 +35,15 @@ def mask_guided(
     start: float | None = None,
     *,
     segment: Callable[[Array], Array],
-    rounds: int,
+    rounds: Array | int,
     fraction: float,
 ) -> Array:
     """A sample, its mask, and a sample that starts from the mask with noise: `rounds` times (DiffStain, section 2.3).
 
-    segment: the clean image -> its mask in the data's own range, of the same shape. fraction: of the process, at which
-    the mask gets its noise; the paper does not settle it. rounds 0 is the sample without mask. The others are as in
-    `sample`; `noise` is asked for other numbers in each round. With masks that are known beforehand there is nothing to
-    repeat: `sample` from `renoised` is that.
+    segment: the clean image -> its mask in the data's own range, of the same shape. rounds may be traced; 0 is the
+    sample without mask. fraction: of the process, at which the mask gets its noise; the paper does not settle it. The
+    others are as in `sample`; `noise` is asked for numbers that no round shares with another. With masks that are known
+    beforehand there is nothing to repeat: `sample` from `renoised` is that.
     """
     first, steps = (len(table_of(gammas, settings, share).gamma) for share in (start, fraction))
     clean = sample(denoise, noisy, gammas, settings, noise, start)

