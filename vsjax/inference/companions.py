@@ -44,7 +44,7 @@ def _as_start(checkpoint: Checkpoint, start: Checkpoint) -> dict[str, Any]:
         raise UserError(
             f"--start {start.path}: sees {', '.join(found.channels)} normalised by {found.normalization.statistic} of "
             f"{found.normalization.scope}, but {checkpoint.path} {', '.join(wanted.channels)} by "
-            f"{wanted.normalization.statistic} of {wanted.normalization.scope}; train it with the same config.roles.source"
+            f"{wanted.normalization.statistic} of {wanted.normalization.scope}; train both with one config.roles.source"
         )
     depths = [make_family(c.description.config).in_stack_depth for c in (checkpoint, start)]
     if depths[0] != depths[1]:

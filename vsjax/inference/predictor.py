@@ -20,7 +20,7 @@ from vsjax.inference.compiled import CompiledFamily, Draw
 from vsjax.inference.framing import Framing, Group, filled, group_stacks
 from vsjax.inference.results import mean_and_spread, target_units
 from vsjax.inference.settings import PredictionSettings
-from vsjax.inference.tiling import Padding, Tile, choose_margin, plan_tiles, predict_tiles
+from vsjax.inference.tiling import Padding, Tile, choose_margin, largest_tile, plan_tiles, predict_tiles
 from vsjax.inference.tta import Tta, with_rotations
 from vsjax.inference.volume import (
     as_float32,
@@ -354,20 +354,9 @@ class Predictor:
             if fits:
                 return replace(chosen, batch_size=batch_size)
         if settings.tile is None:
-            tile = self._largest_tile(plane, divisor, fraction, settings)
+            margin = settings.margin or self._compiled(settings).receptive_radius or 0
+            tile = largest_tile(plane, divisor, fraction, self.compiled.divisor, margin)
         return replace(settings, tile=tile, batch_size=batch_size, space=space)
-
-    def _largest_tile(
-        self, plane: tuple[int, int], divisor: tuple[int, int], fraction: float, settings: PredictionSettings
-    ) -> tuple[int, int]:
-        """The tile of a plane that needs `fraction` times the free memory."""
-        side = math.sqrt(plane[0] * plane[1] / fraction)
-        margin = settings.margin or self._compiled(settings).receptive_radius or 0
-        smallest = [
-            math.ceil((2 * max(margin, n) + n) / d) * d for n, d in zip(self.compiled.divisor, divisor, strict=True)
-        ]
-        tile = tuple(max(int(side // d) * d, s) for d, s in zip(divisor, smallest, strict=True))
-        return tuple(min(t, n) for t, n in zip(tile, plane, strict=True))
 
     def display_ranges(self, settings: PredictionSettings) -> list[tuple[float, float]] | None:
         """(low, high) per channel for viewers: what 98% of the training targets' pixels lie within, and for a spread a

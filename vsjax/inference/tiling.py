@@ -91,6 +91,17 @@ class Tile:
         return self.weight_y[:, None] * self.weight_x[None, :]
 
 
+def largest_tile(
+    plane: tuple[int, int], divisor: tuple[int, int], fraction: float, stride: tuple[int, int], margin: int
+) -> tuple[int, int]:
+    """The tile (Y, X) that fits the memory of which a whole plane would need `fraction` times as much; a multiple of
+    `divisor`, and no smaller than what its margins and the network's `stride` need."""
+    side = math.sqrt(plane[0] * plane[1] / fraction)
+    smallest = [math.ceil((2 * max(margin, n) + n) / d) * d for n, d in zip(stride, divisor, strict=True)]
+    tile = tuple(max(int(side // d) * d, s) for d, s in zip(divisor, smallest, strict=True))
+    return tuple(min(t, n) for t, n in zip(tile, plane, strict=True))
+
+
 def plan_tiles(
     shape: tuple[int, int], tile: tuple[int, int], divisor: tuple[int, int], margin: int, ramp: int
 ) -> list[Tile]:

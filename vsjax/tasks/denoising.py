@@ -22,7 +22,6 @@ from vsjax.schema import Document
 from vsjax.tasks.context import Context
 from vsjax.tasks.family import Family
 
-
 MaskSource = Literal["none", "threshold", "nsc"]
 
 
@@ -54,7 +53,7 @@ class DrawSettings(SamplerSettings):
     )
     start_at: Fraction = Field(
         0.3,
-        description="share of the process at which a regression's stain gets its noise, where there is one (--start)",
+        description="share of the process at which a regression's stain (--start) gets its noise",
     )
     masks: MaskSource = Field(
         "none", description="structures that guide: neural spectral clustering (nsc), or local thresholds (Palette†)"
