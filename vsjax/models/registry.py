@@ -13,6 +13,7 @@ from vsjax.models.network import Network
 from vsjax.models.unet2d import UNet2D
 from vsjax.models.unet25d import UNet25D
 from vsjax.models.unext2 import UNeXt2
+from vsjax.models.vit import ViT
 from vsjax.schema import Document, document_of, read_section
 
 MODELS: dict[str, type[Network]] = {
@@ -21,6 +22,7 @@ MODELS: dict[str, type[Network]] = {
     "unet25d": UNet25D,
     "unet2d": UNet2D,
     "fnet3d": FNet3D,
+    "vit": ViT,
 }
 COMPUTE_TYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
