@@ -6,11 +6,11 @@ can neither be forgotten nor used twice.
 
 import re
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import flax
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from vsjax.errors import UserError, shorten
@@ -67,6 +67,14 @@ _NAMES = {
         (r"\.conv_1$", ".block2.proj"),
         (r"\.norm_0$", ".block1.norm"),
         (r"\.norm_1$", ".block2.norm"),
+    ],
+    "vit": [
+        (r"^embed\.patches$", "patch_embed.proj"),
+        (r"^embed\.", ""),
+        (r"^block_(\d+)\b", r"blocks.\1"),
+        (r"^(blocks\.\d+)\.(qkv|proj)$", r"\1.attn.\2"),
+        (r"\.(fc1|fc2)$", r".mlp.\1"),
+        (r"\.scale(\d)$", r".ls\1.gamma"),
     ],
 }
 _LEAVES = {"kernel": "weight", "scale": "weight", "bias": "bias", "mean": "running_mean", "var": "running_var"}
@@ -141,8 +149,7 @@ def _listed(names: list[str], at_most: int = 4) -> str:
 
 def abstract_variables(model: Network) -> dict[str, Any]:
     """Shapes of a network's variables, without computing them."""
-    x = jax.ShapeDtypeStruct((1, model.in_stack_depth, *model.divisor[1:], model.in_channels), jnp.float32)
-    return jax.eval_shape(lambda key, x: model.init(key, x, train=False), jax.random.key(0), x)
+    return jax.eval_shape(partial(model.init, train=False), jax.random.key(0), *model.example(model.divisor[1:]))
 
 
 def torch_name(name: str, path: tuple[str, ...]) -> str:
