@@ -3,18 +3,18 @@
 Liu et al. 2025, "Model visualization": every XY pixel of a stage's output is a sample, its dimensions the channels.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-import flax.linen as nn
 import jax
 import numpy as np
 
-from vsjax.errors import UserError, shorten
+from vsjax.errors import UserError
 from vsjax.inference.prediction_step import source_normalization
 from vsjax.inference.predictor import Predictor
 from vsjax.inference.volume import as_float32, check_finite
 from vsjax.intensity.normalization import patch_location_scale
+from vsjax.models.features import stage_outputs
 from vsjax.models.network import Network
 from vsjax.plates.arrays import read
 from vsjax.plates.position import Position
@@ -79,21 +79,10 @@ def capture_features(
     Raises:
         UserError: the network has no such stage, or one puts out what is not finite.
     """
-    order: list[str] = []
-    jax.eval_shape(lambda v, x: _apply(model, v, x, _note(order)), variables, window)
-    for name in stages:
-        if name not in order:
-            raise UserError(
-                f"--stages {shorten(name)}: the network has no such stage; its stages are {', '.join(model.stages)}"
-            )
-    keep = jax.jit(lambda v, x: _apply(model, v, x, lambda module, _: "/".join(module.path) in stages))
-    prediction, captured = keep(variables, window)
+    outputs, prediction = jax.jit(lambda v, x: stage_outputs(model, v, x, stages))(variables, window)
     features = {}
     for name in stages:
-        node = captured["intermediates"]
-        for part in name.split("/"):
-            node = node[part]
-        features[name] = np.asarray(node["__call__"][0][0], np.float32)
+        features[name] = np.asarray(outputs[name][0], np.float32)
         if not np.isfinite(features[name]).all():
             raise UserError(f"--stages {name}: is NaN or infinite, so the checkpoint's training diverged; take another")
     return features, np.asarray(prediction[0], np.float32)
@@ -131,18 +120,3 @@ def to_rgb(components: np.ndarray) -> np.ndarray:
     low, high = np.percentile(shown, LIMITS, axis=(0, 1))
     scale = np.where(high > low, high - low, np.inf)
     return np.clip((shown - low) / scale, 0, 1)
-
-
-def _apply(model: Network, variables: Any, x: Any, keep: Callable[[nn.Module, str], bool]) -> Any:
-    return model.apply(variables, x, train=False, capture_intermediates=keep, mutable=["intermediates"])
-
-
-def _note(order: list[str]) -> Callable[[nn.Module, str], bool]:
-    """A filter that keeps nothing and writes down the modules' paths as they are called."""
-
-    def keep(module: nn.Module, method: str) -> bool:
-        if method == "__call__" and module.path:
-            order.append("/".join(module.path))
-        return False
-
-    return keep

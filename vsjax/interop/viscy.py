@@ -1,4 +1,5 @@
-"""Weights of VisCy (PyTorch) as variables of vsjax's modules: the same numbers under other names and layouts.
+"""Weights of others' PyTorch networks, VisCy's above all, as variables of vsjax's modules: the same numbers under other
+names and layouts.
 
 VisCy: https://github.com/mehta-lab/VisCy (BSD-3). The mapping starts from vsjax's own parameter names, so that a tensor
 can neither be forgotten nor used twice.
@@ -6,18 +7,18 @@ can neither be forgotten nor used twice.
 
 import re
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import flax
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from vsjax.errors import UserError, shorten
 from vsjax.models.network import Network
 from vsjax.models.registry import build_model
 
-# vsjax's name (joined by dots, without the last part) -> VisCy's, rewritten in this order.
+# vsjax's name (joined by dots, without the last part) -> theirs, rewritten in this order.
 _CONVNEXT = [
     (r"^decoder\.stage_(\d+)\.stage\b", r"decoder.decoder_stages.\1.conv"),
     (r"^decoder\.stage_(\d+)\.pre_conv\b", r"decoder.decoder_stages.\1.upsample.pixelshuffle.conv_block"),
@@ -68,6 +69,31 @@ _NAMES = {
         (r"\.norm_0$", ".block1.norm"),
         (r"\.norm_1$", ".block2.norm"),
     ],
+    "palette": [
+        (r"^condition\.gamma_0$", "cond_embed.0"),
+        (r"^condition\.gamma_1$", "cond_embed.2"),
+        (r"^input_0$", "input_blocks.0.0"),
+        (r"^(input|output)_(\d+)\b", r"\1_blocks.\2"),
+        (r"^middle\b", "middle_block"),
+        (r"^out_norm$", "out.0"),
+        (r"^out$", "out.2"),
+        (r"\.layer_(\d+)\b", r".\1"),
+        (r"\.norm_0$", ".in_layers.0"),
+        (r"\.conv_0$", ".in_layers.2"),
+        (r"\.film$", ".emb_layers.1"),
+        (r"\.norm_1$", ".out_layers.0"),
+        (r"\.conv_1$", ".out_layers.3"),
+        (r"\.shortcut$", ".skip_connection"),
+        (r"\.proj$", ".proj_out"),
+    ],
+    "vit": [
+        (r"^embed\.patches$", "patch_embed.proj"),
+        (r"^embed\.", ""),
+        (r"^block_(\d+)\b", r"blocks.\1"),
+        (r"^(blocks\.\d+)\.(qkv|proj)$", r"\1.attn.\2"),
+        (r"\.(fc1|fc2)$", r".mlp.\1"),
+        (r"\.scale(\d)$", r".ls\1.gamma"),
+    ],
 }
 _LEAVES = {"kernel": "weight", "scale": "weight", "bias": "bias", "mean": "running_mean", "var": "running_var"}
 # Counts of PyTorch's batch norms, of no use for running averages with a fixed momentum.
@@ -75,9 +101,10 @@ _IGNORED = re.compile(r"(^|\.)num_batches_tracked$")
 
 
 def strip_prefix(state: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The network's own tensors: what Lightning keeps under `model.`, without the `_orig_mod.` of `torch.compile`."""
+    """The network's own tensors: what Lightning keeps under `model.`, without the `_orig_mod.` of `torch.compile`, and
+    what Palette keeps under `denoise_fn.`, without the schedule beside it."""
     state = {name.replace("_orig_mod.", ""): value for name, value in state.items()}
-    for prefix in ("model.", "module."):
+    for prefix in ("model.", "module.", "denoise_fn."):
         inner = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
         state = inner or state
     return {name: value for name, value in state.items() if not _IGNORED.search(name)}
@@ -141,8 +168,7 @@ def _listed(names: list[str], at_most: int = 4) -> str:
 
 def abstract_variables(model: Network) -> dict[str, Any]:
     """Shapes of a network's variables, without computing them."""
-    x = jax.ShapeDtypeStruct((1, model.in_stack_depth, *model.divisor[1:], model.in_channels), jnp.float32)
-    return jax.eval_shape(lambda key, x: model.init(key, x, train=False), jax.random.key(0), x)
+    return jax.eval_shape(partial(model.init, train=False), jax.random.key(0), *model.example(model.divisor[1:]))
 
 
 def torch_name(name: str, path: tuple[str, ...]) -> str:

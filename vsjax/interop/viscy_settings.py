@@ -1,5 +1,5 @@
-"""Which network a VisCy checkpoint holds and with which settings: from the tensors' shapes, and where those do not
-tell, from the settings stored beside them."""
+"""Which network a checkpoint of VisCy's or Palette's holds and with which settings: from the tensors' shapes, and where
+those do not tell, from the settings stored beside them."""
 
 import re
 from collections.abc import Callable, Mapping
@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from vsjax.errors import UserError, shorten
+from vsjax.interop.palette import infer_palette
 from vsjax.interop.torch_reader import TorchCheckpoint
 from vsjax.interop.viscy import strip_prefix
 from vsjax.models.registry import model_settings, network_document
@@ -22,7 +23,7 @@ State = Mapping[str, np.ndarray]
 class FoundSettings:
     """A network's `name` in the registry and its `settings`.
 
-    `assumed` names the settings that neither shapes nor stored settings tell, so that VisCy's default was taken: a user
+    `assumed` names the settings that neither shapes nor stored settings tell, so that the default was taken: a user
     should know of them.
     """
 
@@ -38,7 +39,7 @@ def find_network(tensors: State) -> str | None:
 
 
 def find_settings(checkpoint: TorchCheckpoint) -> FoundSettings:
-    """Name and settings of the VisCy network in a checkpoint; shapes win where stored settings contradict them.
+    """Name and settings of the network in a checkpoint; shapes win where stored settings contradict them.
 
     Raises UserError if the tensors are of no network that vsjax knows, or a stored setting is none that it can have.
     """
@@ -48,7 +49,7 @@ def find_settings(checkpoint: TorchCheckpoint) -> FoundSettings:
         some = ", ".join(map(shorten, list(state)[:3]))
         raise UserError(
             f"{checkpoint.path}: holds none of the networks {', '.join(_TELLTALE)} (its tensors are {some}, ...); "
-            "give a checkpoint of VisCy's"
+            "give a checkpoint of VisCy's or Palette's"
         )
     known = model_settings(name)
     config = checkpoint.hyper_parameters.get("model_config")
@@ -76,6 +77,7 @@ _TELLTALE = {
     "unet25d": "down_conv_block_0.Conv3d_0.weight",
     "unet2d": "down_conv_block_0.Conv2d_0.weight",
     "fnet3d": "_encoder_blocks.0.0.block1.proj.weight",
+    "palette": "cond_embed.0.weight",
 }
 # Settings without parameters of their own.
 _UNSTORED: dict[str, Callable[[dict[str, Any]], tuple[str, ...]]] = {
@@ -84,6 +86,7 @@ _UNSTORED: dict[str, Callable[[dict[str, Any]], tuple[str, ...]]] = {
     "unet25d": lambda settings: ("residual", "in_stack_depth", "out_stack_depth"),
     "unet2d": lambda settings: ("residual", "task"),
     "fnet3d": lambda settings: ("in_stack_depth",),
+    "palette": lambda settings: ("head_channels", "dropout"),
 }
 
 
@@ -208,4 +211,5 @@ _INFER: dict[str, Callable[[State, Mapping[str, Any]], dict[str, Any]]] = {
     "unet25d": _infer_unet25d,
     "unet2d": _infer_unet2d,
     "fnet3d": _infer_fnet3d,
+    "palette": lambda state, _: infer_palette(state),
 }

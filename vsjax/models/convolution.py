@@ -51,7 +51,7 @@ class Conv(nn.Module):
     """A convolution with bias in two or three dimensions: `[B, *space, C] -> [B, *space', features]`.
 
     `padding` is the number of zeros on both sides of each axis (None: what keeps the size of odd kernels). Initialised
-    as PyTorch's unless `kernel_init` is given; the bias always is.
+    as PyTorch's unless `kernel_init` or `bias_init` is given.
     """
 
     features: int
@@ -59,6 +59,7 @@ class Conv(nn.Module):
     stride: int = 1
     padding: Sequence[int] | None = None
     kernel_init: nn.initializers.Initializer | None = None
+    bias_init: nn.initializers.Initializer | None = None
     dtype: Any = jnp.float32
 
     @nn.compact
@@ -66,7 +67,7 @@ class Conv(nn.Module):
         uniform = torch_uniform(x.shape[-1] * math.prod(self.kernel_size))
         shape = (*self.kernel_size, x.shape[-1], self.features)
         kernel = self.param("kernel", self.kernel_init or uniform, shape).astype(self.dtype)
-        bias = self.param("bias", uniform, (self.features,)).astype(self.dtype)
+        bias = self.param("bias", self.bias_init or uniform, (self.features,)).astype(self.dtype)
         padding = [k // 2 for k in self.kernel_size] if self.padding is None else self.padding
         return convolve(x.astype(self.dtype), kernel, self.stride, padding) + bias
 

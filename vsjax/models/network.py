@@ -25,6 +25,7 @@ Blocks = Annotated[int, Field(ge=1, le=64, description="layers one after the oth
 Halvings = Annotated[int, Field(ge=1, le=8, description="how often the plane is halved")]
 Expansion = Annotated[int, Field(ge=1, le=64, description="how many times wider a layer is")]
 Stride = Annotated[int, Field(ge=1, le=256, description="voxels of the stem's kernel, which is its stride")]
+Heads = Annotated[int, Field(ge=1, le=256, description="of the attention")]
 Kernel = Annotated[int, Field(ge=1, le=31, description="voxels"), AfterValidator(_odd)]
 DropRate = Annotated[float, Field(ge=0, lt=1, description="what is left out in training")]
 Gain = Annotated[float, Field(gt=0, le=1e4, description="times the normalised input")]
@@ -47,6 +48,7 @@ class Network(nn.Module):
             image.
         framed: whether it gives an image in a larger plane what it gives it alone.
         mask_stride: pixels in Y and X of one cell of the mask that it takes as `mask=`; None if it cannot be masked.
+        predicts_by: the task whose family predicts with it; None if it gives features and no image.
         parts: the top-level modules of each part, from the input on. Parts are loaded or frozen together.
         stages: paths of the convolutional stages in the order in which they are computed.
     """
@@ -57,6 +59,7 @@ class Network(nn.Module):
     receptive_radius = None
     framed = False
     mask_stride = None
+    predicts_by = "regression"
 
     if TYPE_CHECKING:  # every network says these itself, as a field or a property
         in_stack_depth: int
@@ -68,6 +71,12 @@ class Network(nn.Module):
     def example(self, plane: tuple[int, int]) -> tuple[jax.ShapeDtypeStruct, ...]:
         """What it is called with for one sample of so many pixels; networks that take more than a volume say so."""
         return (jax.ShapeDtypeStruct((1, self.in_stack_depth, *plane, self.in_channels), jnp.float32),)
+
+    @property
+    def feature_stage(self) -> str:
+        """The stage whose output stands for an image where features are wanted: the encoder's last but one."""
+        encoder = [stage for stage in self.stages if stage.split("/")[0] in self.parts["encoder"]]
+        return encoder[max(0, len(encoder) - 2)]
 
     def with_plain_convolutions(self) -> Self:
         """The same network with every convolution written as one, for counting its products."""

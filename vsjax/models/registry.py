@@ -10,9 +10,11 @@ from vsjax.errors import UserError, shorten
 from vsjax.models.fcmae import FCMAE
 from vsjax.models.fnet3d import FNet3D
 from vsjax.models.network import Network
+from vsjax.models.palette import Palette
 from vsjax.models.unet2d import UNet2D
 from vsjax.models.unet25d import UNet25D
 from vsjax.models.unext2 import UNeXt2
+from vsjax.models.vit import ViT
 from vsjax.schema import Document, document_of, read_section
 
 MODELS: dict[str, type[Network]] = {
@@ -21,6 +23,8 @@ MODELS: dict[str, type[Network]] = {
     "unet25d": UNet25D,
     "unet2d": UNet2D,
     "fnet3d": FNet3D,
+    "palette": Palette,
+    "vit": ViT,
 }
 COMPUTE_TYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
