@@ -7,6 +7,7 @@ from typing import Any, Literal
 import jax.numpy as jnp
 
 from vsjax.errors import UserError, shorten
+from vsjax.models.dodnet import DoDNet
 from vsjax.models.fcmae import FCMAE
 from vsjax.models.fnet3d import FNet3D
 from vsjax.models.network import Network
@@ -21,6 +22,7 @@ MODELS: dict[str, type[Network]] = {
     "unet25d": UNet25D,
     "unet2d": UNet2D,
     "fnet3d": FNet3D,
+    "dodnet": DoDNet,
 }
 COMPUTE_TYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
