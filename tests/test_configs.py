@@ -153,6 +153,17 @@ def test_the_networks_have_the_published_size(name, changes, parameters):
     assert parameters_of(config_of(name, **changes)) == parameters
 
 
+@pytest.mark.parametrize("mode", ["", "debug"])
+def test_dodnet_differs_from_the_unet_in_its_network_alone(mode):
+    """What they are compared by: same data, loss, rate and steps."""
+    dodnet, unet = (config_of(name, mode) for name in ("dodnet", "unet2d"))
+    assert {**dodnet.to_dict(), "model": None} == {**unet.to_dict(), "model": None}
+    settings = [{**vars(make_task(resolve(config)).model), "name": None} for config in (dodnet, unet)]
+    shared = settings[0].keys() & settings[1].keys() - {"_state", "_id", "_parent_ref"}
+    assert {"num_filters", "num_blocks", "residual", "dropout", "out_channels"} <= shared
+    assert {name: settings[0][name] for name in shared} == {name: settings[1][name] for name in shared}
+
+
 def test_a_hidden_cell_has_the_encoders_stride():
     """16 pixels for the published weights' stem, the paper's 32 for the stem of its text."""
     assert make_task(resolve(config_of("vscyto2d_pretrain"))).model.mask_stride == 16

@@ -43,4 +43,5 @@ FAMILIES: dict[str, Family] = {
     "unet25d": Family(config="unet25d", patch=(5, 256, 256), viscy="Unet25d"),
     "unet2d": Family(config="unet2d", patch=(1, 256, 256), viscy="Unet2d"),
     "fnet3d": Family(config="fnet3d", patch=(32, 64, 64), viscy=None),
+    "dodnet": Family(config="dodnet", patch=(1, 256, 256), viscy=None),
 }

@@ -125,6 +125,7 @@ FAMILIES = {
     ),
     "unet25d": ({"num_blocks": 2, "num_filters": (4, 8, 16)}, "down_0 down_1 bottom up_0 up_1"),
     "unet2d": ({"num_blocks": 2, "num_filters": (4, 8, 16)}, "down_0 down_1 bottom up_0 up_1"),
+    "dodnet": ({"num_blocks": 2, "num_filters": (4, 8, 16)}, "down_0 down_1 bottom up_0 up_1"),
     "fnet3d": (
         {"depth": 2, "mult_chan": 4, "in_stack_depth": 4},
         "encoder_0 encoder_1 bottleneck decoder_0 decoder_1",

@@ -17,6 +17,7 @@ NETWORKS = {
     "fcmae of a slice": {"in_stack_depth": 1, "stem_kernel_size": (1, 2, 2), "encoder_blocks": (1, 1), "dims": (8, 16)},
     "unet2d": {"num_blocks": 2, "num_filters": (4, 4, 8), "residual": True, "kernel_size": (5, 3)},
     "unet25d": {"num_blocks": 2, "num_filters": (4, 4, 8), "in_stack_depth": 3, "task": "seg"},
+    "dodnet": {"num_blocks": 2, "num_filters": (4, 4, 8), "in_stack_depth": 3},
     "fnet3d": {"depth": 2, "mult_chan": 4, "in_stack_depth": 4},
 }  # fmt: skip
 

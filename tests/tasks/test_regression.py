@@ -138,6 +138,7 @@ def test_configs_that_cannot_work_are_refused(field, value, message):
         ("fcmae", {"dims": (8, 16, 32, 64), "encoder_blocks": (1, 1, 1, 1)}, (5, 32, 32)),
         ("unet25d", {"num_filters": (2, 4), "num_blocks": 1, "out_stack_depth": 1}, (5, 16, 16)),
         ("unet2d", {"num_filters": (2, 4), "num_blocks": 1}, (1, 16, 16)),
+        ("dodnet", {"num_filters": (2, 4), "num_blocks": 1}, (3, 16, 16)),
         ("fnet3d", {"depth": 1, "mult_chan": 2}, (4, 16, 16)),
     ],
 )

@@ -1,5 +1,6 @@
 """The block of VisCy's 2-D and 2.5-D U-Nets, in two or three dimensions, and what they halve and double planes with."""
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -48,6 +49,25 @@ class ConvBlock(nn.Module):
             return x + projected
         more = self.features - start.shape[-1]
         return x + jnp.pad(start, (*[(0, 0)] * (start.ndim - 1), (more, 0))).astype(x.dtype)
+
+
+def unet(
+    x: Array, filters: Sequence[int], block: Callable[[int, str], ConvBlock], train: bool, frame: Frame | None
+) -> tuple[Array, Array]:
+    """A 2-D U-Net of the blocks `down_0`, ..., `bottom`, `up_0`, ...: what the bottom and what the last block give.
+
+    `[B, Y, X, C] -> [B, Y / 2^n, X / 2^n, filters[-1]], [B, Y, X, filters[0]]` for n + 1 filters; `block` makes one of
+    so many features and of this name.
+    """
+    skips = []
+    for i, features in enumerate(filters[:-1]):
+        skips.append(block(features, f"down_{i}")(x, train, frame))
+        x = halve_plane(skips[-1])
+    x = bottom = block(filters[-1], "bottom")(x, train, frame)
+    for i, skip in enumerate(reversed(skips)):
+        x = jnp.concatenate([double_plane(x, frame), skip], axis=-1)
+        x = block(filters[-i - 2], f"up_{i}")(x, train, frame)
+    return bottom, x
 
 
 def batch_norm(train: bool, dtype: Any, name: str, scale_init: Any = nn.initializers.ones) -> nn.BatchNorm:

@@ -7,6 +7,7 @@ from typing import Any, Literal
 import jax.numpy as jnp
 
 from vsjax.errors import UserError, shorten
+from vsjax.models.dodnet import DoDNet
 from vsjax.models.fcmae import FCMAE
 from vsjax.models.fnet3d import FNet3D
 from vsjax.models.network import Network
@@ -25,6 +26,7 @@ MODELS: dict[str, type[Network]] = {
     "fnet3d": FNet3D,
     "palette": Palette,
     "vit": ViT,
+    "dodnet": DoDNet,
 }
 COMPUTE_TYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 

@@ -10,7 +10,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jax import Array
 
-from vsjax.models.conv_block import ConvBlock, double_plane, halve_plane, pooling_unet_radius
+from vsjax.models.conv_block import ConvBlock, pooling_unet_radius, unet
 from vsjax.models.frame import Frame
 from vsjax.models.network import Blocks, DropRate, Halvings, Kernel, Network, Width, numbered
 from vsjax.models.unet25d import check_filters
@@ -88,16 +88,7 @@ class UNet2D(Network):
                 name=name,
             )
 
-        x = x[:, 0]
-        skips = []
-        for i in range(self.num_blocks):
-            x = block(filters[i], f"down_{i}")(x, train, frame)
-            skips.append(x)
-            x = halve_plane(x)
-        x = block(filters[-1], "bottom")(x, train, frame)
-        for i, skip in enumerate(reversed(skips)):
-            x = jnp.concatenate([double_plane(x, frame), skip], axis=-1)
-            x = block(filters[-i - 2], f"up_{i}")(x, train, frame)
+        _, x = unet(x[:, 0], filters, block, train, frame)
         terminal = ConvBlock(
             self.out_channels,
             tuple(self.kernel_size),
