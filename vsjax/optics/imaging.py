@@ -44,7 +44,11 @@ class Microscope(Document):
     medium_index: float = Field(1.337, ge=1, le=3)
     illumination_um: float = Field(0.53, ge=0.1, le=10)
     """Wavelength of the transmitted light in vacuum."""
-    emission_um: tuple[tuple[Name, Wavelength], ...] = (("nuclei", 0.46), ("membrane", 0.60))
+    emission_um: tuple[tuple[Name, Wavelength], ...] = (
+        ("nuclei", 0.46),
+        ("membrane", 0.60),
+        ("organelles", 0.52),
+    )
     """Emission wavelength in vacuum per stain."""
     brightfield_electrons: float = Field(8000.0, ge=0, le=1e9)
     """Photoelectrons per pixel and exposure where nothing is in the way."""
