@@ -44,7 +44,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--prediction", required=True, help="plate with the predicted channels")
     parser.add_argument("--target", required=True, help="plate with the measured channels")
     parser.add_argument("--output", required=True, help="directory for the report")
-    parser.add_argument("--levels", nargs="+", help="such as pixel; default: all that do with what is given here")
+    parser.add_argument(
+        "--levels", nargs="+", help="such as pixel uncertainty; default: all that do with what is given here"
+    )
     parser.add_argument("--channels", nargs="+", help="the target's channel names; default: all that were predicted")
     parser.add_argument("--positions", nargs="+", help="such as A/1/0; default: all of the prediction")
     parser.add_argument("--source", help="channel to show beside them; default: the one that was predicted from")

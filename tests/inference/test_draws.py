@@ -14,6 +14,7 @@ import pytest
 import toys
 
 from vsjax.errors import UserError
+from vsjax.evaluation.comparison import evaluate
 from vsjax.inference.plates import predict_plate
 from vsjax.inference.predictor import load
 from vsjax.inference.settings import PredictionSettings, change_sampler
@@ -114,6 +115,8 @@ def test_a_plate_holds_mean_and_spread_and_the_sampler_decides_whether_it_is_res
     position = open_plate(output)["A/1/0"]
     assert position.channel_names == ("nuclei_prediction", "nuclei_spread")
     assert position.array()[0, 1].read().result().min() > 0
+    found = evaluate(output, simulated_plate, tmp_path / "r", levels=["uncertainty"]).summary["uncertainty"]
+    assert found[0]["correlation_n"] == found[0]["crps_n"] == 1  # evaluation finds the spread
     other = replace(settings, sampler=change_sampler(predictor.sampler, {"strength": 2}))
     with pytest.raises(UserError, match=r"started with sampler.* = .*1"):
         predict_plate(predictor, simulated_plate, output, positions=["A/1/0"], source_channels=["BF"], settings=other)

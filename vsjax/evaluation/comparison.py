@@ -15,6 +15,7 @@ from vsjax.evaluation.journal import Journal
 from vsjax.evaluation.level import Level, Measurement, Results, Row
 from vsjax.evaluation.pairing import Job, pair_plates, source_channel
 from vsjax.evaluation.pixel import PixelLevel
+from vsjax.evaluation.uncertainty import UncertaintyLevel
 from vsjax.plates.parts import FOLDER
 from vsjax.plates.reader import Plate, open_plate
 from vsjax.plates.step import RECORD_ATTRIBUTE
@@ -22,7 +23,7 @@ from vsjax.plates.storage import Store, check_apart, local_output
 from vsjax.schema import to_json
 from vsjax.version import __version__
 
-LEVELS: dict[str, Level] = {"pixel": PixelLevel()}
+LEVELS: dict[str, Level] = {"pixel": PixelLevel(), "uncertainty": UncertaintyLevel()}
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,7 @@ def evaluate(
         prediction: plate that `vsjax.predict` or other software wrote.
         target: plate with the measured channels, normally the one that was predicted from.
         output: directory for the report.
-        levels: names in `LEVELS`, or levels of your own; if `None` all that do with what is given here.
+        levels: names in `LEVELS`, or levels of your own; if `None` all that do with what is given and found.
         channels: the target's names; all that were predicted if `None`.
         positions: names; all of the prediction if `None`.
         source: channel of the target plate to show beside them; the one that was predicted from if `None`.
@@ -81,7 +82,7 @@ def evaluate(
         check_apart(plate.url, output)
     output = local_output(output)
     jobs = pair_plates(*plates, channels=channels, positions=positions, units=units)
-    names = {"source": _check_source(source or source_channel(jobs), jobs), "labels": labels}
+    names = _names(jobs, source, labels)
     chosen = _choose(levels, names)
     required = requirements.check(jobs, chosen, names)
     about = _about(*plates, jobs, chosen, names)
@@ -104,11 +105,12 @@ def _unshown(items: Iterable[Any], **_: Any) -> Iterable[Any]:
     return items
 
 
-def _check_source(source: str, jobs: Sequence[Job]) -> str:
-    """The channel to show; UserError that lists those that exist where a pair lacks it."""
+def _names(jobs: Sequence[Job], source: str | None, labels: str | None) -> dict[str, str | None]:
+    """What the plates call what levels may require; UserError that lists the channels where a pair lacks the source."""
+    source = source or source_channel(jobs)
     for job in jobs:
         job.target.channel_index(source)
-    return source
+    return {"source": source, "labels": labels, "spread": requirements.find_spread(jobs)}
 
 
 def _write_report(
@@ -131,7 +133,7 @@ def _write_report(
 
 
 def _choose(levels: Sequence[str | Level] | None, names: Mapping[str, str | None]) -> list[Level]:
-    """The levels that are asked for; by default those that do with what is named."""
+    """The levels that are asked for; by default those that do with what is named and found."""
     if levels is None:
         levels = [level for level in LEVELS.values() if all(names[key] for key in level.requires)]
     for level in levels:

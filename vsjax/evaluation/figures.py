@@ -80,6 +80,29 @@ def plot_metrics(path: Path, rows: Sequence[Row], metrics: Mapping[str, Metric])
         _save(figure, path)
 
 
+def plot_calibration(path: Path, curves: Mapping[str, tuple[Sequence[float], Sequence[float]]], units: str) -> None:
+    """The error that was found against the spread that claimed it, a line per name (of many the first); on the dashed
+    line they are equal, above it the prediction is too sure of itself."""
+    shown = dict(list(curves.items())[:MAX_CHANNELS])
+    values = np.array([value for curve in shown.values() for part in curve for value in part])
+    with matplotlib.rc_context(STYLE):
+        figure = make_figure(4.2, 4.6)
+        axis = figure.subplots()
+        if values.size and (values > 0).all():
+            axis.set(xscale="log", yscale="log")
+        for index, (name, (spread, error)) in enumerate(shown.items()):
+            color = COLORS[index % len(COLORS)]
+            axis.plot(spread, error, "o-", color=color, markersize=4, linewidth=1.2, label=label(name), zorder=3)
+        ends = (values.min(), values.max()) if values.size else (0, 1)
+        axis.plot(ends, ends, color="0.35", linewidth=0.9, linestyle=(0, (4, 3)), zorder=2)
+        axis.set(xlabel="spread", ylabel="root mean square error", aspect="equal")
+        axis.grid(color="0.92", linewidth=0.7)
+        figure.supxlabel(f"units: {units}", fontsize=8, color="0.35")
+        if shown:
+            figure.legend(loc="outside upper center", ncols=min(len(shown), 3))
+        _save(figure, path)
+
+
 def plot_panels(path: Path, channel: str, source_name: str, panels: Sequence[Panel], caption: str) -> None:
     """Rows of source, target, prediction and difference.
 

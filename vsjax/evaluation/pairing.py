@@ -18,6 +18,7 @@ from vsjax.plates.reader import Plate
 from vsjax.plates.step import RECORD_ATTRIBUTE
 
 SUFFIX = "_prediction"
+SPREAD = "_spread"  # of the channel beside a prediction that is the mean of several draws
 Affine = tuple[float, float]  # location, scale: x -> (x - location) / scale
 IDENTITY: Affine = (0.0, 1.0)
 
@@ -36,6 +37,7 @@ class Pair:
     target: np.ndarray  # [Z, Y, X] float32
     pixel_size_um: tuple[float, float, float]  # z, y, x
     units: str  # a key of `UNITS`
+    prediction_scale: float = 1.0  # what differences within the stored prediction were divided by
     beside: Mapping[str, np.ndarray] = field(default_factory=dict)
 
 
@@ -63,9 +65,10 @@ class Job:
         prediction, target = (np.asarray(read(future, side.url), dtype=np.float32) for side, future in reads)
         self._check_finite(prediction)
         if self.units == "standardized":
-            prediction, target = _standardized(prediction), _standardized(target)
+            (prediction, scale), (target, _) = _standardized(prediction), _standardized(target)
         else:
             prediction, target = _apply(self.prediction_affine, prediction), _apply(self.target_affine, target)
+            scale = self.prediction_affine[1]
         return Pair(
             position=self.target.name,
             time=self.time,
@@ -74,6 +77,7 @@ class Job:
             target=target,
             pixel_size_um=self.target.pixel_size_um,
             units=self.units,
+            prediction_scale=scale,
         )
 
     def _check_finite(self, prediction: np.ndarray) -> None:
@@ -200,11 +204,14 @@ def _apply(affine: Affine, x: np.ndarray) -> np.ndarray:
     return x if affine == IDENTITY else (x - np.float32(affine[0])) / np.float32(affine[1])
 
 
-def _standardized(x: np.ndarray) -> np.ndarray:
-    """Minus its mean, over its standard deviation; a constant image becomes zero, a non-finite one stays so."""
+def _standardized(x: np.ndarray) -> tuple[np.ndarray, float]:
+    """Minus its mean, over its standard deviation, and the latter; a constant image becomes zero, a non-finite one
+    stays so."""
+    if not x.max() > x.min():
+        return np.where(np.isfinite(x), np.float32(0), x), 1.0
     centred = x - np.float32(x.mean(dtype=np.float64))
     sd = centred.std(dtype=np.float64)
-    return centred / np.float32(sd) if x.max() > x.min() else np.where(np.isfinite(x), np.float32(0), x)
+    return centred / np.float32(sd), float(sd)
 
 
 def _tzyx(position: Position) -> tuple[int, int, int, int]:

@@ -6,7 +6,7 @@ import numpy as np
 
 from vsjax.errors import UserError
 from vsjax.evaluation.level import Level
-from vsjax.evaluation.pairing import Job
+from vsjax.evaluation.pairing import SPREAD, Job
 from vsjax.plates.arrays import read
 from vsjax.plates.pixels import Pixels
 
@@ -28,8 +28,20 @@ def _labels(job: Job, name: str) -> Pixels:
     return array[:, 0]
 
 
-# What the command names -> the array [T, Z, Y, X]; a UserError says what is wrong with it.
-REQUIREMENTS: dict[str, Callable[[Job, str], Pixels]] = {"source": _source, "labels": _labels}
+def _spread(job: Job, name: str) -> Pixels:
+    """The standard deviation over the draws of which the prediction is the mean, in the prediction's units."""
+    return job.prediction.array()[:, job.prediction.channel_index(job.channel + name)]
+
+
+# What is named -> the array [T, Z, Y, X]; a UserError says what is wrong with it.
+REQUIREMENTS: dict[str, Callable[[Job, str], Pixels]] = {"source": _source, "labels": _labels, "spread": _spread}
+_REMEDIES = {"spread": "predict with --draws, so that every channel has one"}
+
+
+def find_spread(jobs: Sequence[Job]) -> str | None:
+    """What ends the names of the channels of spreads; None unless every pair has one."""
+    found = all(job.channel + SPREAD in job.prediction.channel_names for job in jobs)
+    return SPREAD if found else None
 
 
 def check(jobs: Sequence[Job], levels: Sequence[Level], names: Mapping[str, str | None]) -> dict[str, str]:
@@ -38,7 +50,7 @@ def check(jobs: Sequence[Job], levels: Sequence[Level], names: Mapping[str, str 
     Args:
         jobs: the pairs.
         levels: those that were chosen.
-        names: how the plate calls what may be required, by key of `REQUIREMENTS`; None where the user named nothing.
+        names: how the plates call what may be required, by key of `REQUIREMENTS`; None where nothing is named or there.
 
     Returns:
         Those of `names` that some level requires.
@@ -50,7 +62,8 @@ def check(jobs: Sequence[Job], levels: Sequence[Level], names: Mapping[str, str 
     for level in levels:
         for key in level.requires:
             if names[key] is None:
-                raise UserError(f"--levels {level.name}: requires {key}; name them with --{key}")
+                remedy = _REMEDIES.get(key, f"name them with --{key}")
+                raise UserError(f"--levels {level.name}: requires {key}; {remedy}")
             required[key] = names[key]
     for job in {job.target.name: job for job in jobs}.values():
         for key, name in required.items():
@@ -61,4 +74,5 @@ def check(jobs: Sequence[Job], levels: Sequence[Level], names: Mapping[str, str 
 def read_beside(job: Job, required: Mapping[str, str]) -> dict[str, np.ndarray]:
     """What is required of one pair, [Z, Y, X] each, as it is stored. UserError where it cannot be read."""
     reads = {key: REQUIREMENTS[key](job, name)[job.time].read() for key, name in required.items()}
-    return {key: np.asarray(read(future, job.target.url)) for key, future in reads.items()}
+    urls = {key: (job.prediction if key == "spread" else job.target).url for key in reads}
+    return {key: np.asarray(read(future, urls[key])) for key, future in reads.items()}
