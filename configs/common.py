@@ -51,6 +51,42 @@ def metadata_role(key: str, *classes: str) -> ConfigDict:
     return ConfigDict({"metadata": key, "classes": classes})
 
 
+def diffusion_config(**settings: Any) -> ConfigDict:
+    """Palette's denoiser and process as DiffStain trains them (Han et al. 2025, section 3): 2000 linear steps, L1,
+    batches of one; the moving average, of which its code predicts, is Palette's."""
+    config = base_config("palette", task="diffusion", **settings)
+    config.optim.update(learning_rate=5e-4, schedule="constant", warmup_steps=100, average_decay=0.9999)
+    config.data.batch_size = 1
+    return config
+
+
+def cell_painting(config: ConfigDict) -> None:
+    """The data of DiffStain (JUMP Cell Painting, cpg0000): three brightfield planes of 512 x 512 pixels to five
+    stains."""
+    config.roles.source = channel_role("LowZBF", "Brightfield", "HighZBF")
+    config.roles.target = channel_role("RNA", "ER", "AGP", "Mito", "DNA")
+    config.data.patch = (1, 512, 512)
+    config.augment.update(rotation="right_angles", rotation_probability=1.0, flip_x_probability=0.5)
+    config.train.update(steps=100_000, validate_every=5000, save_every=5000)
+
+
+def small_cell_painting(config: ConfigDict) -> None:
+    """The `debug` form of the same on a plate of `vsjax.simulate`: a stack to three stains, in a minute or two on two
+    cores."""
+    config.roles.source = channel_role("BF")
+    config.roles.target = channel_role("nuclei", "membrane", "organelles")
+    config.data.update(patch=(5, 64, 64), batch_size=2, val_patches=4)
+    if "out_stack_depth" in config.model:
+        config.model.out_stack_depth = 1
+    config.train.update(steps=40, log_every=10, validate_every=20, save_every=20)
+    config.optim.update(learning_rate=1e-3, warmup_steps=5)
+    if config.task.name == "diffusion":
+        config.model.update(inner_channels=32, channel_mults=(1, 2), res_blocks=1)
+        config.optim.average_decay = 0.99
+        config.task.process.schedule.update(steps=1000, end=0.02)
+        config.task.sampler.clustering.tile = 64
+
+
 def paper_augmentation(scale_xy: float = 0.3, flips: bool = False) -> dict[str, Any]:
     """The published augmentation of UNeXt2 (paper, "Model training"; ranges from VisCy's recipes)."""
     return {
