@@ -24,13 +24,15 @@ def main(arguments: list[str] | None = None) -> None:
     from vsjax.interop.channels import describe_data
     from vsjax.interop.conversion import convert_file
     from vsjax.interop.output import check_output, save
+    from vsjax.models.registry import MODELS
     from vsjax.runtime.description import make_description
 
     check_output(output, options.overwrite)
     network = convert_file(options.input, options.model, settings)
+    predicts_by = MODELS[network.name].predicts_by
     config = {
         "model": {"name": network.name, **network.settings},
-        "task": {"name": "regression"},
+        "task": {"name": predicts_by or "regression"},
         "dtype": "float32",
         "predict": {"tta": "none"},
     }
@@ -52,6 +54,8 @@ def main(arguments: list[str] | None = None) -> None:
     save(output, network.variables, description)
     if network.parts == "all":
         print(f"wrote {output}: python -m vsjax.predict --checkpoint {options.output} --input PLATE --output STAINED")
+    elif predicts_by is None:
+        print(f"wrote {output}: an encoder, which gives features and predicts nothing")
     else:
         print(f"wrote {output}: an encoder to begin training with: --config.init.checkpoint={options.output} "
               "--config.init.load=encoder")  # fmt: skip
@@ -85,8 +89,9 @@ def _print_data(data: "Data", path: str) -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = Parser(
         prog="python -m vsjax.convert",
-        description="Convert a network of VisCy's (Lightning checkpoint, state_dict or safetensors), or a ConvNeXt V2 "
-        "backbone, into a checkpoint for vsjax.predict and vsjax.train. Nothing in the file is executed.",
+        description="Convert a network of VisCy's (Lightning checkpoint, state_dict or safetensors), Palette's "
+        "denoiser, a ConvNeXt V2 backbone or a ViT of DINO's or timm's into a checkpoint for vsjax.predict and "
+        "vsjax.train, or for features. Nothing in the file is executed.",
     )
     parser.add_argument("--input", required=True, help=".ckpt, .pt, .pth or .safetensors")
     parser.add_argument("--output", required=True, help="folder of the checkpoint to write")

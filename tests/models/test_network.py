@@ -59,19 +59,19 @@ def test_a_network_looks_as_far_as_its_receptive_radius_and_no_farther(case):
 @pytest.mark.parametrize("name", MODELS)
 def test_every_module_is_in_one_part_and_every_stage_is_a_module(name):
     model = build_model(name)
-    x = jnp.zeros((1, model.in_stack_depth, *model.divisor[1:], model.in_channels))
     paths = []
 
     def note(module, method):
         paths.append("/".join(module.path))
         return False
 
-    def call(key):
-        return model.init_with_output(key, x, train=False, capture_intermediates=note, mutable=True)
+    def call(key, *inputs):
+        return model.init_with_output(key, *inputs, train=False, capture_intermediates=note, mutable=True)
 
-    output, variables = jax.eval_shape(call, jax.random.key(0))
+    output, variables = jax.eval_shape(call, jax.random.key(0), *model.example(model.divisor[1:]))
     modules = [module for part in model.parts.values() for module in part]
     assert len(modules) == len(set(modules))
     assert set(variables["params"]) | set(variables.get("batch_stats", {})) <= set(modules)
     assert [path for path in paths if path in model.stages] == list(model.stages)
-    assert output.shape == (1, model.out_depth, *model.divisor[1:], model.out_channels)
+    if model.predicts_by:
+        assert output.shape == (1, model.out_depth, *model.divisor[1:], model.out_channels)

@@ -31,6 +31,7 @@ from vsjax.inference.volume import (
     normalize_windows,
 )
 from vsjax.inference.windows import plan_windows, predict_windows, windows_per_call
+from vsjax.models.registry import MODELS
 from vsjax.runtime.checkpoint import Checkpoint, load_checkpoint
 from vsjax.runtime.keys import step_key
 from vsjax.schema import parse
@@ -68,10 +69,11 @@ class Predictor:
             raise UserError(f"checkpoint: is a {type(checkpoint).__name__}; take vsjax.load(RUN)")
         description = checkpoint.description
         if description.parts != "all":
+            name = description.config["model"]["name"]
+            use = f"train with it first: --config.init.checkpoint=... --config.init.load={description.parts}"
+            use = "take it for features" if MODELS[name].predicts_by is None else use
             raise UserError(
-                f"{checkpoint.path}: holds only the {description.parts} of {description.config['model']['name']}, "
-                "which predicts nothing; train with it first: --config.init.checkpoint=... "
-                f"--config.init.load={description.parts}"
+                f"{checkpoint.path}: holds only the {description.parts} of {name}, which predicts nothing; {use}"
             )
         self.compiled = CompiledFamily(checkpoint)
         for role in ("source", "target"):

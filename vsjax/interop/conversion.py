@@ -1,6 +1,6 @@
 """Any file of weights that vsjax can read, as the variables of one of its networks."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from vsjax.interop.timm import encoder_from_timm, is_backbone
 from vsjax.interop.torch_reader import TorchCheckpoint, read_checkpoint
 from vsjax.interop.viscy import variables_from_state
 from vsjax.interop.viscy_settings import find_network, find_settings
+from vsjax.interop.vit import is_vit, vit_from_timm
 from vsjax.models.registry import MODELS, build_model, model_settings, network_document
 from vsjax.schema import parse
 
@@ -41,7 +42,8 @@ class ConvertedNetwork:
 def convert_file(
     path: str | Path, model: str | None = None, overrides: Mapping[str, Any] | None = None
 ) -> ConvertedNetwork:
-    """Read a checkpoint of VisCy's, or a ConvNeXt V2 backbone, from a Lightning checkpoint, state_dict or safetensors.
+    """Read a network of VisCy's or Palette's, a ConvNeXt V2 backbone or a ViT: a Lightning checkpoint, state_dict or
+    safetensors.
 
     Args:
         path: the file; nothing in it is executed.
@@ -60,12 +62,12 @@ def convert_file(
             raise UserError(
                 f"{path}: tensor {shorten(tensor)}: its shape {value.shape} holds no numbers; fetch it again"
             )
-    name = find_network(checkpoint.tensors) or ("unext2" if is_backbone(checkpoint.tensors) else None)
+    name, convert = _find_kind(checkpoint.tensors)
     if name is None:
         some = ", ".join(map(shorten, list(checkpoint.tensors)[:3]))
         raise UserError(
             f"{path}: holds no network that vsjax knows (its tensors are {some}, ...); "
-            "give a checkpoint of VisCy's or a ConvNeXt V2 backbone"
+            "give a checkpoint of VisCy's or Palette's, a ConvNeXt V2 backbone, or a ViT of DINO's or timm's"
         )
     if model not in (None, name):
         raise UserError(f"{path}: holds the network {name}, not {model}; leave --model out or give another file")
@@ -73,7 +75,6 @@ def convert_file(
     if unknown:
         raise UserError(f"--set {min(unknown)}: is no setting of {name}; it has {', '.join(model_settings(name))}")
     parse(network_document(name), {"name": name, **(overrides or {})}, "--set", "give another value")
-    convert = _convert_network if find_network(checkpoint.tensors) else _convert_backbone
     try:
         converted = convert(checkpoint, dict(overrides or {}))
     except UserError as error:
@@ -81,6 +82,16 @@ def convert_file(
         raise UserError(message if message.startswith(str(path)) else f"{path}: {message}") from error
     _check_finite(path, converted.variables)
     return converted
+
+
+def _find_kind(tensors: Mapping[str, np.ndarray]) -> tuple[str | None, Callable[..., ConvertedNetwork]]:
+    """The network that the tensors are of, None if of none, and what converts it."""
+    name = find_network(tensors)
+    if name is None and is_backbone(tensors):
+        return "unext2", _convert_backbone
+    if name is None and is_vit(tensors):
+        return "vit", _convert_vit
+    return name, _convert_network
 
 
 def _convert_network(checkpoint: TorchCheckpoint, overrides: dict[str, Any]) -> ConvertedNetwork:
@@ -103,6 +114,11 @@ def _convert_backbone(checkpoint: TorchCheckpoint, overrides: dict[str, Any]) ->
     settings = {**model_settings("unext2"), **overrides, "backbone": backbone}
     build_model("unext2", **settings)
     return ConvertedNetwork("unext2", settings, {"params": params}, (), "encoder")
+
+
+def _convert_vit(checkpoint: TorchCheckpoint, overrides: dict[str, Any]) -> ConvertedNetwork:
+    found, variables, assumed = vit_from_timm(checkpoint.tensors, overrides)
+    return ConvertedNetwork("vit", {**model_settings("vit"), **found}, variables, assumed, "encoder")
 
 
 def _check_finite(path: str | Path, variables: dict[str, Any]) -> None:

@@ -81,7 +81,7 @@ def _select(path: Path, content: Any) -> TorchCheckpoint:
     if not isinstance(content, dict):
         raise UserError(f"{path}: holds a {type(content).__name__}, not a checkpoint or state_dict")
     state = content
-    for key in ("state_dict", "model_state_dict", "model"):
+    for key in ("state_dict", "model_state_dict", "model", "teacher"):
         if isinstance(content.get(key), dict):
             state = content[key]
             break

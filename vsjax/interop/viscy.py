@@ -92,7 +92,6 @@ _NAMES = {
         (r"^block_(\d+)\b", r"blocks.\1"),
         (r"^(blocks\.\d+)\.(qkv|proj)$", r"\1.attn.\2"),
         (r"\.(fc1|fc2)$", r".mlp.\1"),
-        (r"\.scale(\d)$", r".ls\1.gamma"),
     ],
 }
 _LEAVES = {"kernel": "weight", "scale": "weight", "bias": "bias", "mean": "running_mean", "var": "running_var"}

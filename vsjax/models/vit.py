@@ -19,7 +19,7 @@ from vsjax.models.convolution import PatchConv
 from vsjax.models.network import Blocks, Channels, Expansion, Heads, Network, Stride, Width, numbered
 
 Side = Annotated[int, Field(ge=1, le=8192, description="pixels of the square image that positions are stored for")]
-LayerScale = Annotated[float, Field(gt=0, le=1, description="what the scale of each residual branch begins with")]
+Scale = Annotated[float, Field(gt=0, le=1, description="what the scale of each residual branch begins with")]
 Registers = Annotated[int, Field(ge=0, le=64, description="tokens that stand for no patch, beside the class token")]
 
 
@@ -38,7 +38,7 @@ class ViT(Network):
     num_heads: Heads = 6
     mlp_ratio: Expansion = 4
     qkv_bias: bool = True
-    init_values: LayerScale | None = None
+    init_values: Scale | None = None
     reg_tokens: Registers = 0
     img_size: Side = 224
     dtype: Any = jnp.float32
@@ -163,12 +163,21 @@ class TransformerBlock(nn.Module):
         heads = (batch, count, self.num_heads, width // self.num_heads)
         seen = jax.nn.dot_product_attention(query.reshape(heads), keys.reshape(heads), value.reshape(heads))
         seen = nn.Dense(width, dtype=self.dtype, name="proj")(seen.reshape(x.shape))
-        x = x + self._scaled(seen, "scale1")
+        if self.layer_scale:
+            seen = LayerScale(self.layer_scale, name="ls1")(seen)
+        x = x + seen
         hidden = nn.Dense(self.mlp_ratio * width, dtype=self.dtype, name="fc1")(LayerNorm(name="norm2")(x))
         out = nn.Dense(width, dtype=self.dtype, name="fc2")(nn.gelu(hidden, approximate=False))
-        return x + self._scaled(out, "scale2"), keys
+        if self.layer_scale:
+            out = LayerScale(self.layer_scale, name="ls2")(out)
+        return x + out, keys
 
-    def _scaled(self, x: Array, name: str) -> Array:
-        if self.layer_scale is None:
-            return x
-        return x * self.param(name, nn.initializers.constant(self.layer_scale), (x.shape[-1],)).astype(x.dtype)
+
+class LayerScale(nn.Module):
+    """Each feature times a learned number that begins at `start` (Touvron et al. 2021, arXiv:2103.17239)."""
+
+    start: float
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        return x * self.param("gamma", nn.initializers.constant(self.start), (x.shape[-1],)).astype(x.dtype)

@@ -1,5 +1,6 @@
 """What tasks are made of, from a config that `registry.resolve` completed, and checked: network, inputs, optimiser."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from jax.sharding import NamedSharding
@@ -33,6 +34,15 @@ def descent_parts(config: ConfigDict, images: NamedSharding | None) -> dict[str,
         "frozen": frozen,
         "accumulate": config.train.accumulate,
     }
+
+
+def predicting_network(config: Mapping[str, Any], task: str) -> Network:
+    """The network of a config; UserError unless it is one that `task` predicts with."""
+    network = network_of(config)
+    if network.predicts_by != task:
+        use = f'set config.task.name="{network.predicts_by}"' if network.predicts_by else "it only gives features"
+        raise UserError(f'config.model.name={config["model"]["name"]!r} is no network for "{task}"; {use}')
+    return network
 
 
 def sizes(config: ConfigDict, out_channels: int) -> dict[str, int]:

@@ -13,9 +13,8 @@ from pydantic import Field, model_validator
 from vsjax import metrics
 from vsjax.errors import UserError
 from vsjax.losses import BETAS, check_scales, mixed_loss, ms_ssim_ranges
-from vsjax.models.registry import network_of
 from vsjax.schema import Document, read_section
-from vsjax.tasks.assembly import descent_parts, sizes
+from vsjax.tasks.assembly import descent_parts, predicting_network, sizes
 from vsjax.tasks.descent import DescentTask
 from vsjax.tasks.family import ForwardPass
 from vsjax.tasks.state import TrainState
@@ -71,6 +70,7 @@ class RegressionTask(DescentTask):
     def make(cls, config: ConfigDict, images: NamedSharding | None) -> "RegressionTask":
         """From a whole config; UserError where its fields do not fit together."""
         loss = read_section(RegressionSettings, config.task, "config.task").loss
+        predicting_network(config, "regression")
         if loss.ms_dssim:
             for size in filter(None, (config.data.patch, config.data.val_patch)):
                 check_scales(tuple(size)[1:], loss.scales)
@@ -79,7 +79,7 @@ class RegressionTask(DescentTask):
     @staticmethod
     def family_of(config: Mapping[str, Any]) -> ForwardPass:
         """One application of the network."""
-        return ForwardPass(network_of(config))
+        return ForwardPass(predicting_network(config, "regression"))
 
     @property
     def metrics(self) -> Mapping[str, MetricSpec]:
