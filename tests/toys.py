@@ -1,6 +1,7 @@
 """Two toy families that join by the contracts alone: two networks with two optimisers, and a prediction that is drawn.
 
-`python tests/toys.py WORKDIR PLATE STEPS [data fsdp space]` trains the first one."""
+`python tests/toys.py FAMILY WORKDIR PLATE STEPS [data fsdp space]` trains one of `CONFIGS`: the first, or a small
+diffusion."""
 
 import sys
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ import jax.numpy as jnp
 import optax
 from pydantic import Field
 
-from configs.common import base_config, channel_role
+from configs.common import base_config, channel_role, metadata_role
 from vsjax.models import registry as models
 from vsjax.models.network import Network
 from vsjax.schema import Document, read_section
@@ -150,16 +151,33 @@ registry.TASKS |= {"two_networks": TwoNetworks, "drawn": DrawnTask}
 
 
 def two_networks_config(plate, steps, mesh=(-1, 1, 1)):
-    config = base_config("one_convolution", "two_networks")
+    config = small_config(base_config("one_convolution", "two_networks"), plate, steps, mesh)
+    config.train.best = "realism"
+    return config
+
+
+def diffusion_config(plate, steps, mesh=(-1, 1, 1)):
+    """With classes, attention and a stack of which one slice is predicted."""
+    widths = {"inner_channels": 8, "channel_mults": (1, 2), "head_channels": 8}
+    config = base_config("palette", "diffusion", res_blocks=1, out_stack_depth=1, **widths)
+    config.roles.label = metadata_role("row", "A", "B")
+    config.task.validation_steps = 3
+    config.optim.average_decay = 0.9
+    return small_config(config, plate, steps, mesh)
+
+
+def small_config(config, plate, steps, mesh):
     config.roles.source, config.roles.target = channel_role("BF"), channel_role("nuclei")
     config.data.update(plates=(str(plate),), patch=(3, 32, 32), batch_size=4, val_fovs=("A/1/0",))
     config.augment.update(rotation="right_angles", rotation_probability=1.0, noise_probability=0.5)
     config.optim.update(learning_rate=1e-2, warmup_steps=2)
-    config.train.update(steps=steps, log_every=1, validate_every=4, save_every=4, best="realism")
+    config.train.update(steps=steps, log_every=1, validate_every=4, save_every=4)
     config.mesh.update(dict(zip(("data", "fsdp", "space"), mesh, strict=True)))
     return config
 
 
+CONFIGS = {"two_networks": two_networks_config, "diffusion": diffusion_config}
+
 if __name__ == "__main__":
-    workdir, plate, steps, *mesh = sys.argv[1:]
-    train(two_networks_config(plate, int(steps), tuple(map(int, mesh)) or (-1, 1, 1)), workdir)
+    family, workdir, plate, steps, *mesh = sys.argv[1:]
+    train(CONFIGS[family](plate, int(steps), tuple(map(int, mesh)) or (-1, 1, 1)), workdir)

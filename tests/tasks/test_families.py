@@ -1,5 +1,7 @@
-"""A family with two networks and two optimisers joins loop, checkpoints, mesh and predictor by its task alone."""
+"""What every family is promised by loop, checkpoints, mesh and predictor, for two that ask most of them: one with two
+networks and two optimisers, and a diffusion, whose predictions are drawn."""
 
+import functools
 import json
 import os
 import signal
@@ -11,7 +13,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from toys import two_networks_config
+from toys import CONFIGS, two_networks_config
 
 import vsjax
 from vsjax.models.registry import network_of
@@ -22,10 +24,10 @@ ROOT = Path(__file__).resolve().parents[2]
 STEPS = 12
 
 
-def start(workdir, plate, *mesh, devices=1):
+def start(family, workdir, plate, *mesh, devices=1):
     flags = f"--xla_force_host_platform_device_count={devices} --xla_backend_optimization_level=0"
     env = os.environ | {"PYTHONPATH": str(ROOT), "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
-    command = [sys.executable, ROOT / "tests" / "toys.py", workdir, plate, STEPS, *mesh]
+    command = [sys.executable, ROOT / "tests" / "toys.py", family, workdir, plate, STEPS, *mesh]
     return subprocess.Popen(list(map(str, command)), env=env, stderr=subprocess.PIPE, text=True)
 
 
@@ -40,22 +42,30 @@ def log_of(workdir):
 
 
 def arrays(workdir):
-    """Every stored byte of the last checkpoint's arrays, by item: both networks and both optimisers."""
+    """Every stored byte of the last checkpoint's arrays, by item: all networks and optimisers."""
     import orbax.checkpoint as ocp
 
     folder = workdir / "checkpoints" / "last" / str(STEPS)
     with ocp.StandardCheckpointer() as checkpointer:
-        return {item: checkpointer.restore(folder / item) for item in ("variables", "optimizer", "auxiliary")}
+        found = {path.name for path in folder.iterdir()} & {"variables", "average", "optimizer", "auxiliary"}
+        return {item: checkpointer.restore(folder / item) for item in sorted(found)}
 
 
 @pytest.fixture(scope="module")
-def straight(simulated_plate, tmp_path_factory):
-    workdir = tmp_path_factory.mktemp("two") / "straight"
-    finish(start(workdir, simulated_plate))
-    return workdir
+def run_of(simulated_plate, tmp_path_factory):
+    """`run_of(family)`: the folder of its run without interruption."""
+
+    @functools.cache
+    def run(family):
+        workdir = tmp_path_factory.mktemp(family) / "straight"
+        finish(start(family, workdir, simulated_plate))
+        return workdir
+
+    return run
 
 
-def test_both_networks_learn(straight):
+def test_both_networks_learn(run_of):
+    straight = run_of("two_networks")
     log = log_of(straight)
     losses, critic = (
         [line[f"train/{name}"] for line in log if "train/loss" in line] for name in ("loss", "critic_loss")
@@ -66,28 +76,31 @@ def test_both_networks_learn(straight):
     assert load_checkpoint(straight, "best").description.step == max(realism, key=realism.get)
 
 
-def test_killed_it_resumes_bit_for_bit(straight, simulated_plate, tmp_path):
-    workdir = tmp_path / "killed"
-    process = start(workdir, simulated_plate)
+@pytest.mark.parametrize("family", CONFIGS)
+def test_killed_it_resumes_bit_for_bit(family, run_of, simulated_plate, tmp_path):
+    straight, workdir = run_of(family), tmp_path / "killed"
+    process = start(family, workdir, simulated_plate)
     deadline = time.monotonic() + 200
     while not (workdir / "checkpoints" / "last" / "4").exists() and time.monotonic() < deadline:
         time.sleep(0.002)
     process.send_signal(signal.SIGKILL)
     process.communicate()
     assert not (workdir / "checkpoints" / "last" / str(STEPS)).exists()
-    finish(start(workdir, simulated_plate))
+    finish(start(family, workdir, simulated_plate))
     jax.tree.map(np.testing.assert_array_equal, arrays(straight), arrays(workdir))
     assert log_of(straight) == log_of(workdir)
 
 
-def test_it_shards_over_all_axes(straight, simulated_plate, tmp_path):
-    finish(start(tmp_path / "sharded", simulated_plate, 2, 2, 2, devices=8))
-    for one, eight in zip(log_of(straight), log_of(tmp_path / "sharded"), strict=True):
+@pytest.mark.parametrize("family", CONFIGS)
+def test_it_shards_over_all_axes(family, run_of, simulated_plate, tmp_path):
+    finish(start(family, tmp_path / "sharded", simulated_plate, 2, 2, 2, devices=8))
+    for one, eight in zip(log_of(run_of(family)), log_of(tmp_path / "sharded"), strict=True):
         assert one.keys() == eight.keys()
         np.testing.assert_allclose(list(one.values()), list(eight.values()), rtol=1e-5)
 
 
-def test_prediction_needs_the_generator_alone(straight, simulated_plate):
+def test_prediction_needs_the_generator_alone(run_of, simulated_plate):
+    straight = run_of("two_networks")
     checkpoint = load_checkpoint(straight)
     assert set(checkpoint.variables) == {"params"}
     assert not (Path(checkpoint.path) / "auxiliary").exists()
