@@ -45,7 +45,7 @@ def dense(x, weights):
     return x @ weights["kernel"] + weights["bias"]
 
 
-def test_a_block_is_the_formula(random_variables):
+def test_a_block_is_the_formula():
     x = np.random.default_rng(1).normal(size=(2, 5, 8)).astype(np.float32)
     block = TransformerBlock(2, 3, True, 0.1)
     shapes = jax.eval_shape(block.init, jax.random.key(0), x)
