@@ -1,5 +1,7 @@
 """Fixtures of the networks' tests."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,10 +10,10 @@ import pytest
 
 @pytest.fixture(scope="session")
 def random_variables():
-    """`random_variables(model, x)`: variables in which no tensor is zero, without compiling the initialisers."""
+    """`random_variables(model, *inputs)`: variables in which no tensor is zero, without compiling the initialisers."""
 
-    def make(model, x):
-        shapes = jax.eval_shape(lambda key: model.init(key, x, train=False), jax.random.key(0))
+    def make(model, *inputs):
+        shapes = jax.eval_shape(partial(model.init, train=False), jax.random.key(0), *inputs)
         rng = np.random.default_rng(0)
         leaves, tree = jax.tree.flatten(shapes)
         values = [rng.normal(size=leaf.shape) / np.sqrt(max(1, np.prod(leaf.shape[:-1]))) for leaf in leaves]
