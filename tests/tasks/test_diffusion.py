@@ -1,0 +1,197 @@
+"""The diffusion as a task and as a family: what it learns from, and what it draws with."""
+
+import math
+
+import jax
+import numpy as np
+import pytest
+from toys import diffusion_config, small_config
+
+from configs.common import base_config
+from vsjax.data.loading import open_data
+from vsjax.errors import UserError
+from vsjax.inference.plates import predict_plate
+from vsjax.inference.predictor import load
+from vsjax.inference.settings import PredictionSettings, change_sampler
+from vsjax.plates.reader import open_plate
+from vsjax.runtime.checkpoint import save_variables
+from vsjax.runtime.experiment import check_config
+from vsjax.tasks.registry import make_task, resolve
+from vsjax.training.overview import describe_run
+
+STEPS = 4
+
+
+def batch_of(config):
+    return open_data(config, 1).first_batch()
+
+
+@pytest.fixture
+def config(simulated_plate):
+    return diffusion_config(simulated_plate, STEPS)
+
+
+@pytest.mark.parametrize(
+    ("parameterization", "norm", "expected"),
+    [
+        ("eps", "l1", lambda target: math.sqrt(2 / math.pi)),
+        ("eps", "l2", lambda target: 1.0),
+        ("x0", "l1", lambda target: np.abs(target).mean()),
+        ("v", "l2", lambda target: 1.0),  # of a target of mean square 1, at any noise level
+    ],
+)
+def test_a_network_that_says_nothing_has_the_loss_of_what_it_should_say(config, parameterization, norm, expected):
+    """The last layer begins at zero."""
+    config.task.update(norm=norm)
+    config.task.process.parameterization = parameterization
+    config.augment.update(rotation_probability=0.0, noise_probability=0.0)
+    batch = batch_of(config)
+    target = (batch["target"] - batch["target_location"][:, None, None, None]) / batch["target_scale"][
+        :, None, None, None
+    ]
+    scale = np.sqrt(np.square(target).mean())
+    batch["target_scale"] = batch["target_scale"] * scale
+    task = make_task(resolve(check_config(config)))
+    state = task.init(jax.random.key(0), batch)
+    _, metrics = task.step(state, batch, jax.random.key(1))
+    assert float(metrics["loss"]) == pytest.approx(expected(target / scale), rel=0.05)
+    losses = task.evaluate(state, batch, jax.random.key(2))["loss"]
+    assert float(losses.mean()) == pytest.approx(expected(target / scale), rel=0.05)
+
+
+def test_limits_are_those_of_the_normalised_training_stains(config):
+    data = open_data(config, 1)
+    found = []
+    for name in ("A/1/1", "A/1/2"):  # A/1/0 validates
+        stain = open_plate(config.data.plates[0])[name].array()[0, 1].read().result().astype(np.float64)
+        found.append(((stain.min() - stain.mean()) / stain.std(), (stain.max() - stain.mean()) / stain.std()))
+    lows, highs = zip(*found, strict=True)
+    ((low, high),) = data.limits("target")
+    assert (low, high) == pytest.approx((min(lows), max(highs)), rel=1e-4)
+    resolved = resolve(check_config(config), 1, lambda: data.limits("target"))
+    assert resolved.task.process.limits == ((low, high),)
+    config.roles.target.normalization.scope = "patch"
+    assert open_data(config, 1).limits("target") == ()
+
+
+def saved(path, config, seed=0, **changes):
+    """A checkpoint of random weights, whose last layers say something."""
+    data = open_data(config, 1)
+    config = resolve(check_config(config), 1, lambda: data.limits("target"))
+    task = make_task(config)
+    variables = task.init(jax.random.key(seed), data.first_batch()).variables
+    leaves, structure = jax.tree.flatten(variables)
+    keys = jax.random.split(jax.random.key(seed + 1), len(leaves))
+    moved = [leaf + 0.05 * jax.random.normal(key, leaf.shape) for leaf, key in zip(leaves, keys, strict=True)]
+    save_variables(path, jax.tree.unflatten(structure, moved), describe_run(config, data))
+    return path
+
+
+@pytest.fixture(scope="module")
+def run(simulated_plate, tmp_path_factory):
+    config = diffusion_config(simulated_plate, STEPS)
+    return saved(tmp_path_factory.mktemp("diffusion") / "run", config)
+
+
+def settings(predictor, **sampler):
+    return PredictionSettings(sampler=change_sampler(predictor.sampler, {"steps": 3, **sampler}))
+
+
+def test_a_draw_keeps_within_its_limits(run, simulated_plate):
+    predictor = load(run)
+    volume = open_plate(simulated_plate)["A/1/0"].array()[0, 0].read().result()
+    ((low, high),) = predictor.compiled.family.process.limits
+    drawn = predictor.predict(volume, settings(predictor))
+    assert low <= drawn.min() < drawn.max() <= high
+    again, other = (predictor.predict(volume, settings(predictor, method=name)) for name in ("dpm++", "ddpm"))
+    np.testing.assert_array_equal(drawn, again)
+    assert np.abs(drawn - other).max() > 0.1
+
+
+def test_the_class_is_that_of_the_well(run, simulated_plate, tmp_path):
+    """`row` is A in the whole plate: the plate is predicted as with this label, and not as with the other one."""
+    predictor = load(run)
+    predict_plate(predictor, simulated_plate, tmp_path / "S.zarr", positions=["A/1/0"], settings=settings(predictor))
+    stained = open_plate(tmp_path / "S.zarr")["A/1/0"].array()[0, 0].read().result()
+    for label, same in (("A", True), ("B", False)):
+        chosen = settings(predictor, label=label)
+        predict_plate(predictor, simulated_plate, tmp_path / f"{label}.zarr", positions=["A/1/0"], settings=chosen)
+        drawn = open_plate(tmp_path / f"{label}.zarr")["A/1/0"].array()[0, 0].read().result()
+        assert np.array_equal(drawn, stained) == same
+    with pytest.raises(UserError, match="label=C: is no class; the model knows A, B"):
+        predictor.predict(np.zeros((3, 32, 32)) + np.arange(32), settings(predictor, label="C"))
+
+
+def test_class_guidance_goes_beyond_the_class(run):
+    """At weight 0 it is the draw without a class, at 1 that of the class."""
+    predictor = load(run)
+    volume = np.random.default_rng(0).normal(size=(3, 32, 32)).astype(np.float32)
+    none = predictor.predict(volume, settings(predictor))
+    zero, one, two = (
+        predictor.predict(volume, settings(predictor, label="A", class_weight=w)) for w in (0.0, 1.0, 2.0)
+    )
+    np.testing.assert_allclose(zero, none, atol=1e-5)
+    assert 0 < np.abs(one - none).max() < np.abs(two - none).max()
+
+
+def test_a_start_from_a_regression_is_its_stain_in_the_units_of_the_draw(run, simulated_plate, tmp_path):
+    """From a process that has hardly begun, what is drawn is the regression's stain. Its own targets were normalised in
+    another way."""
+    regression = small_config(base_config("one_convolution"), simulated_plate, STEPS, (-1, 1, 1))
+    regression.roles.target.normalization.update(scope="dataset", statistic="median_iqr")
+    saved(tmp_path / "regression", regression, seed=3)
+    volume = open_plate(simulated_plate)["A/1/0"].array()[0, 0].read().result()
+    first = load(tmp_path / "regression").predict(volume, PredictionSettings(units="target"))
+    second = load(run, start=tmp_path / "regression")
+    drawn = second.predict(
+        volume, PredictionSettings(units="target", sampler=settings(second, start_at=0.0005).sampler)
+    )
+    ((low, high),) = second.compiled.family.process.limits
+    low, high = (float(value * second.target_scale[0] + second.target_location[0]) for value in (low, high))
+    inside = slice(1, -1)  # the regression predicts all slices of its windows, the diffusion the middle ones
+    wanted = np.clip(first, low, high)
+    assert np.abs(drawn[inside] - wanted[inside]).max() < 0.1 * np.ptp(wanted)
+    assert np.corrcoef(drawn[inside].ravel(), wanted[inside].ravel())[0, 1] > 0.98
+    assert second.checkpoint["fingerprint"] != load(run).checkpoint["fingerprint"]
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda c: c.roles.source.normalization.update(statistic="median_iqr"), "normalised by median_iqr of fov"),
+        (lambda c: c.data.update(patch=(1, 32, 32)), "sees 1 slices"),
+        (lambda c: c.roles.target.update(channels=("membrane",)), "does not predict nuclei"),
+    ],
+)
+def test_a_regression_that_does_not_fit_is_refused(run, simulated_plate, tmp_path, change, words):
+    regression = small_config(base_config("one_convolution"), simulated_plate, STEPS, (-1, 1, 1))
+    change(regression)
+    saved(tmp_path / "regression", regression)
+    with pytest.raises(UserError, match=words):
+        load(run, start=tmp_path / "regression")
+    with pytest.raises(UserError, match="takes no --start"):
+        load(tmp_path / "regression", start=run)
+
+
+def test_masks_guide_by_what_they_find(run):
+    """Each kind gives another draw than none, and rounds go on from one another."""
+    predictor = load(run)
+    volume = np.random.default_rng(0).normal(size=(3, 32, 32)).astype(np.float32)
+    changes = [{}, {"masks": "threshold"}, {"masks": "threshold", "rounds": 2}]
+    changes += [{"masks": "nsc", "clustering": {"tile": 32, "least_pixels": 4}}]
+    drawn = [predictor.predict(volume, settings(predictor, **change)) for change in changes]
+    assert all(np.isfinite(image).all() for image in drawn)
+    for one in range(len(drawn)):
+        for two in range(one):
+            assert np.abs(drawn[one] - drawn[two]).max() > 1e-3
+
+
+def test_eps_cannot_be_learnt_where_nothing_is_left(config):
+    config.task.process.schedule.zero_terminal_snr = True
+    with pytest.raises(UserError, match="parameterization: is eps"):
+        make_task(resolve(check_config(config)))
+    config.task.process.parameterization = "v"
+    make_task(resolve(check_config(config)))
+    config.task.process.limits = ((0.0, 1.0), (0.0, 1.0))
+    with pytest.raises(UserError, match="limits: has 2 pairs for 1 stains"):
+        make_task(resolve(check_config(config)))
