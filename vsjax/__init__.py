@@ -11,7 +11,7 @@ What may import what: a module imports those of the lines above its own and of i
     disk memory
     plates
     intensity
-    optics models losses metrics
+    optics models losses metrics diffusion
     data simulation
     tasks
     runtime
