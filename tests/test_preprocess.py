@@ -95,7 +95,7 @@ def test_settings_on_the_command_line(plate, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["blur", "--plate", "P"], "there is no step 'blur'; choose one of statistics, equalize"),
+        (["blur", "--plate", "P"], "there is no step 'blur'; choose one of statistics, equalize, masks"),
         (["--config", "configs/nothing.py", "--plate", "P", "--output", "Q"], r"nothing\.py"),
         (["--config", CONFIG, "--config.statistics.gird=3", "--plate", "P", "--output", "Q"], "gird"),
         (["--config", str(CONFIGS / "unet2d.py"), "--plate", "P", "--output", "Q"], "has no field 'steps'"),

@@ -2,6 +2,7 @@
 
     statistics   intensity statistics, written into the plate's attributes; what is done where no step is named
     equalize     a new plate with channels equalised (CLAHE) beside all the others
+    masks        a new plate with a label NAME_mask for each of some channels: what is stained there
 
 `--config configs/preprocess_vsneuromast.py --plate P.zarr --output Q.zarr`: several steps in memory, one new plate."""
 
@@ -86,7 +87,41 @@ def _equalize(arguments: Sequence[str]) -> None:
         print(f"{options.output}: written; now its statistics: {PROGRAM} --plate {options.output}")
 
 
-COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {"statistics": _statistics, "equalize": _equalize}
+def _masks(arguments: Sequence[str]) -> None:
+    parser = _parser(
+        "masks",
+        "Write a new plate: all channels as they are, and a label NAME_mask for each that is named; other labels and "
+        "coarser resolutions are left out. Interrupted, the same command resumes.",
+    )
+    add = parser.add_argument
+    add("--channels", nargs="+", required=True, metavar="NAME", help="channels to mask")
+    add("--method", choices=("nsc", "threshold"), help="spectral clustering of patches (default), or local thresholds")
+    add("--features", metavar="RUN", help="folder of a run or of converted weights (DINO's too); default: intensity")
+    add("--stage", metavar="NAME", help="of its network, such as encoder_1 (default: the network's choice)")
+    add("--anchor", metavar="A/1/0", help="position to which all clusters are matched (default: the first)")
+    add("--seed", type=whole(0, 2**31 - 1), help="of the clustering (default: 0)")
+    add("--tile", type=whole(8, 4096), help="pixels in Y and X that are clustered at once (default: 224)")
+    add("--eigenvectors", type=whole(1, 64), help="of the patches' graph (default: 5)")
+    add("--clusters", type=whole(2, 64), help="of patches (default: 5)")
+    add("--least-pixels", type=whole(1, 2**31 - 1), help="of a cluster that is foreground (default: 100)")
+    add("--foreground", choices=("split", "brightest"), help="clusters above the best split (default), or one")
+    add("--window", type=whole(3, 4095), help="threshold: pixels in Y and X of the surroundings, odd (default: 51)")
+    add("--weights", choices=("gaussian", "mean"), help="threshold: of the surroundings (default: gaussian)")
+    add("--offset", type=real(-1e6, 1e6), help="threshold: above their mean, in the image's deviations (default: 0.2)")
+    _add_plate_flags(parser)
+    options = parser.parse_args(arguments)
+    from vsjax.inference.mask_step import MaskStep, parse_settings
+
+    settings = parse_settings({name: value for name, value in vars(options).items() if value is not None})
+    if _make(MaskStep(settings, options.plate), options):
+        print(f"{options.output}: written, with the labels {', '.join(f'{name}_mask' for name in settings.channels)}")
+
+
+COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
+    "statistics": _statistics,
+    "equalize": _equalize,
+    "masks": _masks,
+}
 
 
 def _follow_config(arguments: Sequence[str]) -> None:

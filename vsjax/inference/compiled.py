@@ -73,7 +73,7 @@ class CompiledFamily:
         _check_variables(checkpoint, expected)
         output = jax.eval_shape(self._predict, expected, example, *_places(1))
         self.out_depth, self.out_channels = int(output.shape[1]), int(output.shape[4])
-        self.fingerprint = _fingerprint(checkpoint)
+        self.fingerprint = fingerprint(checkpoint)
         self._variables = {1: jax.device_put(checkpoint.variables)}
         self._programs: dict[tuple[Shape, int, int, bool], jax.stages.Compiled] = {}
 
@@ -192,7 +192,8 @@ def _check_variables(checkpoint: Checkpoint, expected: Any) -> None:
             )
 
 
-def _fingerprint(checkpoint: Checkpoint) -> str:
+def fingerprint(checkpoint: Checkpoint) -> str:
+    """16 hexadecimal digits that differ if any weight or setting of the model differs."""
     digest = hashlib.sha256()
     description, config = checkpoint.description.to_json(), checkpoint.description.config
     makes = {name: config[name] for name in _MAKES if name in config}
