@@ -63,13 +63,17 @@ def masked(stains: Array, find: Find) -> Array:
     The paper's masks are 0 and 1, the ends of its data's range; z-scored stains have no such ends. Where nothing or
     everything is found, the mean of the image.
     """
-    images = jnp.moveaxis(stains, -1, 2).reshape(-1, *stains.shape[2:4])
-    inside = find(images)
 
-    def mean(where: Array) -> Array:
-        return jnp.mean(images, axis=(1, 2), keepdims=True, where=where)
+    def of_stain(stain: Array) -> Array:
+        images = stain.reshape(-1, *stain.shape[2:])
+        inside = find(images)
+        means = (_mean(images, inside), _mean(images, ~inside))
+        return jnp.where(inside, *means).reshape(stain.shape)
 
-    mixed = jnp.where(inside, mean(inside), mean(~inside))
-    mixed = jnp.where(jnp.isfinite(mixed), mixed, images.mean(axis=(1, 2), keepdims=True))
-    batch, depth, rows, columns, channels = stains.shape
-    return jnp.moveaxis(mixed.reshape(batch, depth, channels, rows, columns), 2, -1)
+    return jnp.stack([of_stain(stains[..., channel]) for channel in range(stains.shape[-1])], axis=-1)
+
+
+def _mean(images: Array, where: Array) -> Array:
+    """Of each image `[N, Y, X]` over some of its pixels, over all where there are none: `[N, 1, 1]`."""
+    where = where | ~where.any(axis=(1, 2), keepdims=True)
+    return jnp.mean(images, axis=(1, 2), keepdims=True, where=where)

@@ -6,7 +6,9 @@ from dataclasses import replace
 from typing import Any
 
 from vsjax.errors import UserError
+from vsjax.inference.feature_source import complete
 from vsjax.inference.results import target_units
+from vsjax.models.registry import network_of
 from vsjax.runtime.checkpoint import Checkpoint
 from vsjax.tasks.registry import make_family
 
@@ -27,11 +29,12 @@ def with_companions(checkpoint: Checkpoint, companions: Mapping[str, Checkpoint]
         return checkpoint
     description, variables = checkpoint.description, dict(checkpoint.variables)
     said: dict[str, Any] = {}
-    for role, other in companions.items():
-        variables[role] = other.variables
-        said[role] = {"config": other.description.config}
-    if START in companions:
-        said[START] |= _as_start(checkpoint, companions[START])
+    if start := companions.get(START):
+        variables[START] = start.variables
+        said[START] = {"config": start.description.config, **_as_start(checkpoint, start)}
+    if features := companions.get(FEATURES):
+        said[FEATURES] = {"config": {**features.description.config, "dtype": "float32"}}
+        variables[FEATURES] = complete(network_of(said[FEATURES]["config"]), features)
     config = {**description.config, "companions": said}
     return replace(checkpoint, description=description.model_copy(update={"config": config}), variables=variables)
 

@@ -103,10 +103,10 @@ def load_features(source: str, stage: str = "") -> FeatureSource:
         step=checkpoint.description.step,
         fingerprint=fingerprint(checkpoint),
     )
-    return FeatureSource(record, _complete(network, checkpoint), network)
+    return FeatureSource(record, complete(network, checkpoint), network)
 
 
-def _complete(network: Network, checkpoint: Checkpoint) -> Any:
+def complete(network: Network, checkpoint: Checkpoint) -> Any:
     """The variables with zeros for parts that a checkpoint of an encoder lacks, whose output nothing sees. UserError
     where one of the encoder's is missing or of another shape."""
     image = network.example(network.divisor[1:])

@@ -10,13 +10,13 @@ from pydantic import Field, model_validator
 
 from vsjax.diffusion.clustering import ClusteringSettings, segment
 from vsjax.diffusion.guidance import Find, class_guided, mask_guided, masked
-from vsjax.diffusion.patch_features import intensity_features
+from vsjax.diffusion.patch_features import STRIDE, intensity_features
 from vsjax.diffusion.process import Parameterization, clamp, clean_of
 from vsjax.diffusion.samplers import Denoise, Fraction, SamplerSettings, renoised, sample
 from vsjax.diffusion.schedule import ScheduleSettings, gammas
 from vsjax.diffusion.thresholds import ThresholdSettings, threshold_mask
 from vsjax.errors import UserError, shorten
-from vsjax.models.features import image_features
+from vsjax.models.features import image_features, image_scaling
 from vsjax.models.network import Network
 from vsjax.schema import Document
 from vsjax.tasks.context import Context
@@ -181,20 +181,26 @@ class Denoising:
         return mask_guided(*loop, segment=partial(masked, find=find), rounds=sampler.rounds, fraction=sampler.mask_at)
 
     def _finder(self, variables: Any, key: jax.Array) -> Find:
-        """What finds the structures in images `[N, Y, X]` of one stain."""
-        sampler = self.sampler
-        if sampler.masks == "threshold":
-            return partial(threshold_mask, settings=sampler.threshold)
-        features = intensity_features
-        if self.encoder is not None:
-            features = partial(image_features, self.encoder, variables["features"])
+        """What finds the structures in images `[N, Y, X]` of one stain; the middle of the first is all's anchor."""
+        settings = self.sampler
+        network = self.encoder
+
+        def features(tiles: jax.Array) -> jax.Array:
+            if network is None:
+                return intensity_features(tiles)
+            return image_features(network, variables["features"], tiles, scaling=(0, 1))
 
         def find(images: jax.Array) -> jax.Array:
-            """One anchor for all: the middle of the first image."""
-            size = sampler.clustering.tile
+            location, scale = image_scaling(network, images)
+            images = (images - location[:, None, None]) / scale[:, None, None]
+            if settings.masks == "threshold":
+                return threshold_mask(images, settings.threshold)
+            stride = STRIDE if network is None else max(network.divisor)
+            size = min(settings.clustering.tile, *images.shape[1:]) // stride * stride
             y, x = ((length - size) // 2 for length in images.shape[1:])
             anchor = images[0, y : y + size, x : x + size]
-            return segment(images, features, anchor, key, sampler.clustering).mask
+            clustering = settings.clustering.model_copy(update={"tile": size})
+            return segment(images, features, anchor, key, clustering).mask
 
         return find
 
