@@ -47,6 +47,33 @@ class OneConvolution(Network):
         return nn.Dense(self.out_channels, name="head")(nn.tanh(nn.Conv(32, (3, 3, 3), name="conv")(x)))
 
 
+class OneDenoiser(OneConvolution):
+    """Two layers of what a denoiser is given: the image's slices and the noisy stain's as channels, noise level and
+    class. It says nothing before it learns."""
+
+    out_stack_depth: int | None = None
+    classes: int = 0
+    predicts_by = "diffusion"
+
+    @property
+    def out_depth(self):
+        return self.out_stack_depth or self.in_stack_depth
+
+    def example(self, plane):
+        noisy = jax.ShapeDtypeStruct((1, self.out_depth, *plane, self.out_channels), jnp.float32)
+        return *super().example(plane), noisy, jax.ShapeDtypeStruct((1,), jnp.float32)
+
+    @nn.compact
+    def __call__(self, x, noisy, gamma, label=None, train=False):
+        label = jnp.full(len(x), self.classes) if label is None else label
+        planes = [jnp.moveaxis(image, 1, 3).reshape(*image.shape[:1], *image.shape[2:4], -1) for image in (x, noisy)]
+        h = nn.Conv(16, (3, 3), name="conv")(jnp.concatenate(planes, axis=-1))
+        known = jnp.concatenate([gamma[:, None], jax.nn.one_hot(label, self.classes + 1)], axis=-1)
+        h = nn.tanh(h + nn.Dense(16, name="known")(known)[:, None, None])
+        h = nn.Dense(self.out_depth * self.out_channels, name="head", kernel_init=nn.initializers.zeros)(h)
+        return jnp.moveaxis(h.reshape(*h.shape[:3], self.out_depth, self.out_channels), 3, 1)
+
+
 class CriticSettings(TaskSettings):
     critic_rate: float = 1e-3
     weight: float = 0.1
@@ -146,7 +173,7 @@ class DrawnTask:
     family_of = staticmethod(lambda config: Drawn(models.network_of(config)))
 
 
-models.MODELS["one_convolution"] = OneConvolution
+models.MODELS |= {"one_convolution": OneConvolution, "one_denoiser": OneDenoiser}
 registry.TASKS |= {"two_networks": TwoNetworks, "drawn": DrawnTask}
 
 
@@ -157,9 +184,8 @@ def two_networks_config(plate, steps, mesh=(-1, 1, 1)):
 
 
 def diffusion_config(plate, steps, mesh=(-1, 1, 1)):
-    """With classes, attention and a stack of which one slice is predicted."""
-    widths = {"inner_channels": 8, "channel_mults": (1, 2), "head_channels": 8}
-    config = base_config("palette", "diffusion", res_blocks=1, out_stack_depth=1, **widths)
+    """With classes, and a stack of which one slice is predicted."""
+    config = base_config("one_denoiser", "diffusion", out_stack_depth=1)
     config.roles.label = metadata_role("row", "A", "B")
     config.task.validation_steps = 3
     config.optim.average_decay = 0.9
