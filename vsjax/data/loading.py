@@ -72,14 +72,20 @@ class ExperimentData:
         return float(z), float(y), float(x)
 
     def limits(self, name: str) -> tuple[tuple[float, float], ...]:
-        """The lowest and the highest value of each channel of a role, normalised, in the training FOVs; none where
-        there are no channels, or each patch is normalised by itself."""
+        """Between which values each channel of a role lies, normalised, in the training FOVs; none where there are no
+        channels, or each patch is normalised by itself.
+
+        From the plate's statistics, which see a grid of pixels: what is bright and small lies above their maximum, so
+        the range is doubled upwards, and some of it is added below.
+        """
         role = self.roles.get(name)
         if not isinstance(role, ChannelRole) or role.normalization.scope == "patch":
             return ()
         found = [role.limits(fov.position, time) for fov in self.training_fovs for time in range(fov.position.shape[0])]
         lows, highs = np.min(found, axis=0)[:, 0], np.max(found, axis=0)[:, 1]
-        return tuple((float(low), float(high)) for low, high in zip(lows, highs, strict=True))
+        spans = highs - lows
+        pairs = zip(lows - 0.1 * spans, highs + spans, strict=True)
+        return tuple((float(low), float(high)) for low, high in pairs)
 
     def statistics(self) -> dict[str, Statistics]:
         """Of the dataset, by channel of every role."""
