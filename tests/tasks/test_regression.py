@@ -14,7 +14,7 @@ from vsjax.data.roles import ChannelRole
 from vsjax.errors import UserError
 from vsjax.intensity.normalization import Normalization
 from vsjax.tasks.inputs import Inputs
-from vsjax.tasks.registry import make_task, resolve
+from vsjax.tasks.registry import make_family, make_task, resolve
 from vsjax.tasks.regression import LossSettings, RegressionTask
 
 RAW = Normalization(scope="none", statistic="mean_std")
@@ -108,6 +108,24 @@ def test_normalisation_comes_before_the_network():
     np.testing.assert_allclose(source, (batch["source"] - 7) / 4, rtol=1e-6, atol=1e-6)
     np.testing.assert_allclose(np.mean(target, axis=(1, 2, 3, 4)), 0, atol=1e-5)
     np.testing.assert_allclose(np.std(target, axis=(1, 2, 3, 4)), 1, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("palette", r"\"regression\"; set config.task.name=\"diffusion\""),
+        ("vit", r"\"regression\"; it only gives features"),
+    ],
+)
+def test_networks_of_other_tasks_are_refused(name, says):
+    """Where one is trained, and where a checkpoint claims that it predicts."""
+    config = base_config(name, "regression")
+    config.roles.source, config.roles.target = channel_role("BF", "red", "green"), channel_role("nuclei")
+    config.data.update(plates=("cells.zarr",), patch=(1, 64, 64))
+    with pytest.raises(UserError, match=rf"config.model.name='{name}' is no network for {says}"):
+        make_task(resolve(config))
+    with pytest.raises(UserError, match=rf"config.model.name='{name}' is no network for {says}"):
+        make_family({"model": {"name": name}, "task": {"name": "regression"}})
 
 
 @pytest.mark.parametrize(
