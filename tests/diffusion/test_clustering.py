@@ -20,7 +20,8 @@ KEY = jax.random.key(0)
 @jax.jit
 def cluster(image, anchor):
     result = segment(image[None], intensity_features, anchor, KEY, SETTINGS)
-    return result.mask[0], result.labels[0]
+    brightest = foreground(image, result.labels[0], SETTINGS.model_copy(update={"foreground": "brightest"}))
+    return result.mask[0], result.labels[0], brightest
 
 
 @pytest.fixture(scope="module")
@@ -33,8 +34,7 @@ def test_masks_where_otsu_fails(anchor):
     scores = {"split": [], "brightest": [], "otsu": []}
     for seed in range(5):
         image, truth = uneven_field(seed)
-        mask, labels = cluster(image, anchor)
-        brightest = foreground(image, labels, SETTINGS.model_copy(update={"foreground": "brightest"}))
+        mask, _, brightest = cluster(image, anchor)
         for name, found in (("split", mask), ("brightest", brightest), ("otsu", image > threshold_otsu(image))):
             scores[name].append(overlap(np.asarray(found), truth))
     print({name: np.round(values, 2).tolist() for name, values in scores.items()})

@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 from scipy.cluster.vq import kmeans2
 
-from vsjax.diffusion.kmeans import kmeans
+from vsjax.diffusion import kmeans as module
+
+kmeans = jax.jit(module.kmeans, static_argnames=("clusters", "restarts", "iterations"))
 
 
 def inertia_of(points, labels):

@@ -134,9 +134,9 @@ def foreground(image: Array, labels: Array, settings: ClusteringSettings) -> Arr
 
 
 def contrast(image: Array, tile: int) -> Array:
-    """An image `[Y, X]` less the mean of its surroundings, a Gaussian whose deviation is an eighth of a tile: so an
-    uneven background does not decide."""
-    return image - smooth(image, gaussian(tile / 8))
+    """How far an image `[Y, X]` is above the mean of its surroundings, a Gaussian whose deviation is an eighth of a
+    tile: so neither an uneven background decides nor how much darker it looks beside what is bright."""
+    return jnp.maximum(image - smooth(image, gaussian(tile / 8)), 0)
 
 
 def _split(means: Array, sizes: Array) -> Array:

@@ -44,10 +44,11 @@ def _krylov_basis(product: Product, trivial: Array, width: int, steps: int) -> t
     nodes = len(trivial)
 
     def orthonormal(block: Array, basis: Array) -> Array:
-        for _ in range(_PASSES):
+        def once(_: Array, block: Array) -> Array:
             block = block - jnp.outer(trivial, trivial @ block)
-            block = jnp.linalg.qr(block - basis @ (basis.T @ block))[0]
-        return block
+            return jnp.linalg.qr(block - basis @ (basis.T @ block))[0]
+
+        return jax.lax.fori_loop(0, _PASSES, once, block)
 
     def extend(number: Array, state: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
         basis, images, block = state
