@@ -36,6 +36,7 @@ def main(arguments: list[str] | None = None) -> None:
         options.output,
         positions=options.positions,
         source_channels=options.source,
+        masks=options.masks,
         settings=settings,
         ngff_version=None if options.ngff == "same" else options.ngff,
         overwrite=options.overwrite,
@@ -95,6 +96,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--seed", type=int, default=0, help="of what is drawn (%(default)s)")
     parser.add_argument(
         "--sampler", nargs="+", default=[], metavar="NAME=VALUE", help="the model's own settings, such as steps=50"
+    )
+    parser.add_argument(
+        "--masks", nargs="+", default=[], metavar="LABEL", help="with --sampler masks=given: a label of each stain"
     )
     parser.add_argument("--start", metavar="RUN", help="of a diffusion: a regression whose stains it starts from")
     parser.add_argument(

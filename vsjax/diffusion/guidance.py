@@ -56,24 +56,26 @@ def mask_guided(
     return jax.lax.fori_loop(0, rounds, another, clean)
 
 
-def masked(stains: Array, find: Find) -> Array:
-    """The masks of stains `[B, Z, Y, X, C]` as images of them: every pixel has the mean of the structures of its image,
-    or of what lies beside them.
-
-    The paper's masks are 0 and 1, the ends of its data's range; z-scored stains have no such ends. Where nothing or
-    everything is found, the mean of the image.
-    """
+def find_structures(stains: Array, find: Find) -> Array:
+    """Where the structures of stains `[B, Z, Y, X, C]` are, each stain's found by itself: bool, of the same shape."""
 
     def of_stain(stain: Array) -> Array:
-        images = stain.reshape(-1, *stain.shape[2:])
-        inside = find(images)
-        means = (_mean(images, inside), _mean(images, ~inside))
-        return jnp.where(inside, *means).reshape(stain.shape)
+        return find(stain.reshape(-1, *stain.shape[2:])).reshape(stain.shape)
 
     return jnp.stack([of_stain(stains[..., channel]) for channel in range(stains.shape[-1])], axis=-1)
 
 
-def _mean(images: Array, where: Array) -> Array:
-    """Of each image `[N, Y, X]` over some of its pixels, over all where there are none: `[N, 1, 1]`."""
-    where = where | ~where.any(axis=(1, 2), keepdims=True)
-    return jnp.mean(images, axis=(1, 2), keepdims=True, where=where)
+def masked(stains: Array, inside: Array) -> Array:
+    """Masks as images of the stains `[B, Z, Y, X, C]`: every pixel has the mean of its plane's structures, or of what
+    lies beside them.
+
+    The paper's masks are 0 and 1, the ends of its data's range; z-scored stains have no such ends. Where nothing or
+    everything is found, the mean of the plane.
+    """
+    return jnp.where(inside, _mean(stains, inside), _mean(stains, ~inside))
+
+
+def _mean(stains: Array, where: Array) -> Array:
+    """Of each plane over some of its pixels, over all where there are none: `[B, Z, 1, 1, C]`."""
+    where = where | ~where.any(axis=(2, 3), keepdims=True)
+    return jnp.mean(stains, axis=(2, 3), keepdims=True, where=where)

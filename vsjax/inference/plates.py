@@ -15,6 +15,7 @@ def predict_plate(
     *,
     positions: Sequence[str] | None = None,
     source_channels: Sequence[str] | None = None,
+    masks: Sequence[str] = (),
     settings: PredictionSettings | None = None,
     ngff_version: str | None = None,
     overwrite: bool = False,
@@ -29,6 +30,7 @@ def predict_plate(
     Args:
         predictor: from `load`.
         source_channels: what the plate calls the model's source channels, where it has other names for them.
+        masks: names of the labels that are masks of the stains, for a sampler with masks=given.
         settings: how to predict.
         input_url, output_url, positions, ngff_version, overwrite, process, processes, listener: see `make_plate`.
 
@@ -37,7 +39,7 @@ def predict_plate(
             the network's input, the output is there. Later: an image cannot be read, the output cannot be written.
     """
     return make_plate(
-        PredictionStep(predictor, settings or PredictionSettings(), source_channels),
+        PredictionStep(predictor, settings or PredictionSettings(), source_channels, masks),
         input_url,
         output_url,
         positions=positions,

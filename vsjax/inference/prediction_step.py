@@ -12,8 +12,10 @@ from vsjax.inference.predictor import SPREAD, Predictor
 from vsjax.inference.record import Affine, CheckpointRecord, PredictionRecord, Resolved
 from vsjax.inference.settings import PredictionSettings
 from vsjax.intensity.normalization import location_scale
+from vsjax.plates.arrays import read
 from vsjax.plates.derived_record import parse_attribute
 from vsjax.plates.ngff_write import display_window
+from vsjax.plates.pixels import Pixels
 from vsjax.plates.step import Derived, ImageInfo, Job, Result
 
 SUFFIX = "_prediction"  # of the channels; what evaluation looks for
@@ -27,15 +29,20 @@ class PredictionStep:
         predictor: from `load`.
         settings: how to predict.
         source_channels: what the plate calls the model's source channels, where it has other names for them.
+        masks: names of the labels that are the masks of the model's stains, for a sampler with masks=given.
 
     Raises:
-        UserError: a setting cannot be had with this model, or other than its number of source channels are named.
+        UserError: a setting cannot be had with this model, or other than its number of channels or masks are named.
     """
 
     name = "predict"
 
     def __init__(
-        self, predictor: Predictor, settings: PredictionSettings, source_channels: Sequence[str] | None = None
+        self,
+        predictor: Predictor,
+        settings: PredictionSettings,
+        source_channels: Sequence[str] | None = None,
+        masks: Sequence[str] = (),
     ) -> None:
         predictor.check(settings)
         if settings.draws > 1 and settings.keep != "mean_spread":
@@ -51,13 +58,23 @@ class PredictionStep:
                 f"{', '.join(predictor.source_channels)}"
             )
 
+        self._masks = tuple(masks)
+        wanted = predictor.extra_channels(self._settings)
+        if len(self._masks) != wanted:
+            raise UserError(
+                f"--masks: names {len(self._masks)} labels where {wanted} are needed; give one of each stain with "
+                "--sampler masks=given, and none without"
+            )
+
     @property
     def settings(self) -> dict[str, Any]:
         """The weights, the channels and how they are predicted."""
         weights = {"fingerprint": self._predictor.checkpoint["fingerprint"]}  # wherever they lie
         units = {name: affine.model_dump() for name, affine in self._normalization().items()}
         in_units = {"normalization": units} if self._settings.units == "target" else {}
-        return {"checkpoint": weights, "source_channels": self._channels, **self._settings.to_json(), **in_units}
+        masks = {"mask_labels": list(self._masks)} if self._masks else {}
+        channels = {"source_channels": self._channels, **masks}
+        return {"checkpoint": weights, **channels, **self._settings.to_json(), **in_units}
 
     @property
     def about(self) -> dict[str, Any]:
@@ -92,14 +109,18 @@ class PredictionStep:
                 "(in_stack_depth); take a deeper plate, or a checkpoint of a shallower network"
             )
         pairs = [source_normalization(predictor, image, reads, time) for time in range(times)]
-        label = self._label(image)
+        label, masks = self._label(image), [self._mask(image, name) for name in self._masks]
 
         def apply(stack: np.ndarray, time: int, job: Job) -> Result:
-            stack = np.moveaxis(stack, 0, -1)
+            stack, (location, scale) = np.moveaxis(stack, 0, -1), pairs[time]
+            if masks:
+                inside = [read(mask[time, 0].read(), image.url) > 0 for mask in masks]
+                stack = np.concatenate([stack, np.stack(inside, axis=-1)], axis=-1)
+                location, scale = (np.append(x, np.float32([y] * len(masks))) for x, y in ((location, 0), (scale, 1)))
             group = predictor.group(stack.shape[:3], job.stacks, self._settings)
             settings = self._resolve(group, job)
             prediction = predictor.predict_stack(
-                stack, *pairs[time], settings, job.progress, group=group, name=image.name, time=time, label=label
+                stack, location, scale, settings, job.progress, group=group, name=image.name, time=time, label=label
             )
             return Result(pixels=np.moveaxis(prediction, -1, 0))
 
@@ -111,15 +132,25 @@ class PredictionStep:
         names = [target + SUFFIX for target in targets]
         if self._settings.draws > 1:
             names += [f"{target}_{SPREAD}" for target in targets]
-        windows = self._predictor.display_ranges(self._settings)
+        windows = display_ranges(self._predictor, self._settings)
         times, _, *space = image.shape
         return image.with_new_pixels(
             shape=(times, len(names), *space),
             dtype=np.dtype(np.float32),
             channel_names=tuple(names),
             axes="".join(axis for axis in "tczyx" if axis in image.axes or (axis == "c" and len(names) > 1)),
-            display=tuple(display_window(*window) for window in windows or ()),
+            display=tuple(display_window(*window) for window in windows),
         )
+
+    def _mask(self, image: ImageInfo, name: str) -> Pixels:
+        """A label image; UserError where it is not there or has not the image's shape."""
+        mask = image.label(name)
+        if tuple(mask.shape[2:]) != image.shape[2:] or self._predictor.normalization.scope == "patch":
+            raise UserError(
+                f"{image.url}/labels/{name}: {tuple(mask.shape[2:])} pixels where the image has {image.shape[2:]}, or "
+                "the model normalises patches; give masks of the image's size, to a model that normalises FOVs"
+            )
+        return mask
 
     def _label(self, image: ImageInfo) -> int | None:
         """The number of the image's class, as its well or the plate says it, where the model heeds one that the user
@@ -141,6 +172,19 @@ class PredictionStep:
         key = "x".join(map(str, (group.depth, *group.frame)))
         resolved = parse_attribute(Resolved, job.resolved(key, choose), "the output", f"vsjax.resolved.{key}")
         return replace(self._settings, **resolved.model_dump())
+
+
+def display_ranges(predictor: Predictor, settings: PredictionSettings) -> list[tuple[float, float]]:
+    """(low, high) per channel for viewers: what 98% of the training targets' pixels lie within, and for a spread a
+    quarter of that; none if unknown."""
+    known, names = predictor.target_statistics, predictor.target_channels
+    if not all({"p1", "p99"} <= set(known.get(name, ())) for name in names):
+        return []
+    limits = np.array([[known[name][percentile] for percentile in ("p1", "p99")] for name in names])
+    if settings.units == "normalized":
+        limits = (limits - predictor.target_location[:, None]) / predictor.target_scale[:, None]
+    ranges = [(float(low), float(high)) for low, high in limits]
+    return ranges + ([(0.0, (high - low) / 4) for low, high in ranges] if settings.draws > 1 else [])
 
 
 def source_normalization(

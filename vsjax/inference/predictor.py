@@ -51,6 +51,7 @@ class Predictor:
         pixel_size_um: (z, y, x) of the data that it was trained on.
         target_location, target_scale: what turns normalised predictions into the target's units, one per target; None
             where the checkpoint does not know the training plates' statistics (converted weights).
+        target_statistics: of the training plates, by channel; empty where they are not known.
         tta: the test-time augmentation that the experiment asks for.
         sampler: the family's own settings with their defaults; None if it has none.
         label_role: where a plate says an image's class, for a model that heeds it; None if it does not.
@@ -90,7 +91,7 @@ class Predictor:
         self.target_channels = description.channels_of("target")
         self.pixel_size_um = description.pixel_size_um
         self.normalization = description.channels["source"].normalization
-        self._target_statistics = description.statistics
+        self.target_statistics = description.statistics
         self.target_location, self.target_scale = target_units(checkpoint) or (None, None)
         self.in_depth = self.compiled.in_depth
         self.tta: Tta = description.config.get("predict", {}).get("tta", "none")
@@ -140,6 +141,8 @@ class Predictor:
         """
         settings = PredictionSettings() if settings is None else settings
         self.check(settings)
+        if self.extra_channels(settings):
+            raise UserError("sampler: masks=given takes the labels of a plate; call vsjax.predict with --masks")
         volume = as_volume(volume)
         axes = resolve_axes(volume.shape, axes, len(self.source_channels))
         stacks = to_tzyxc(volume, axes)
@@ -161,6 +164,10 @@ class Predictor:
         if settings.draws > 1 and settings.keep == "draws":
             return np.stack([from_tzyxc(draw, axes) for draw in np.stack(predictions, axis=1)])
         return from_tzyxc(np.stack(predictions), axes)
+
+    def extra_channels(self, settings: PredictionSettings) -> int:
+        """Channels that the sampler wants behind the source's: masks."""
+        return self._compiled(settings).family.in_channels - len(self.source_channels)
 
     def check(self, settings: PredictionSettings) -> None:
         """Raise a UserError that names the first setting that cannot be had with this model."""
@@ -197,7 +204,8 @@ class Predictor:
         """Predict one stack at one time point.
 
         Args:
-            stack: [Z, Y, X, C], raw intensities, the model's source channels in order.
+            stack: [Z, Y, X, C], raw intensities, the model's source channels in order; behind them, for a sampler with
+                masks=given, a mask of each stain.
             location, scale: [C], what normalises it; None where the model normalises every patch by itself.
             settings: how.
             on_progress: called with the fractions of the stack that were computed since the last call.
@@ -348,7 +356,7 @@ class Predictor:
             batch_size = math.prod(windows_per_call(plan, tiles, settings.batch_size or usual))
             if settings.tile and len(choices) == 1 and (batch_size <= usual or resolved):
                 return replace(chosen, batch_size=batch_size)
-            size = (self.in_depth, *tile, len(self.source_channels))
+            size = (self.in_depth, *tile, self._compiled(settings).family.in_channels)
             fits, fraction = self._compiled(settings).fits((batch_size, *size), space, framed and space == 1)
             if not fits and batch_size > usual:  # a batch that the user chose without regard to the memory
                 batch_size = math.prod(windows_per_call(plan, tiles, usual))
@@ -359,17 +367,6 @@ class Predictor:
             margin = settings.margin or self._compiled(settings).receptive_radius or 0
             tile = largest_tile(plane, divisor, fraction, self.compiled.divisor, margin)
         return replace(settings, tile=tile, batch_size=batch_size, space=space)
-
-    def display_ranges(self, settings: PredictionSettings) -> list[tuple[float, float]] | None:
-        """(low, high) per channel for viewers: what 98% of the training targets' pixels lie within, and for a spread a
-        quarter of that; None if unknown."""
-        if not all({"p1", "p99"} <= set(self._target_statistics.get(name, ())) for name in self.target_channels):
-            return None
-        limits = np.array([[self._target_statistics[name][p] for p in ("p1", "p99")] for name in self.target_channels])
-        if settings.units == "normalized":
-            limits = (limits - self.target_location[:, None]) / self.target_scale[:, None]
-        ranges = [(float(low), float(high)) for low, high in limits]
-        return ranges + ([(0.0, (high - low) / 4) for low, high in ranges] if settings.draws > 1 else [])
 
     def _divisor(self, tta: Tta, space: int) -> tuple[int, int]:
         """What Y and X are padded to: each device gets as many rows, at every stride of the network; rotated by 90°,

@@ -12,6 +12,7 @@ import numpy as np
 
 from vsjax.errors import UserError
 from vsjax.plates.ngff import OME_KEYS
+from vsjax.plates.pixels import Pixels
 from vsjax.plates.position import Position, find_channel
 from vsjax.plates.statistics_attribute import STATISTICS_ATTRIBUTE, Statistics, find_statistics
 from vsjax.schema import to_json
@@ -35,6 +36,7 @@ class ImageInfo:
         attributes: what is neither OME-NGFF's nor the record of a derived plate, among it the intensity statistics.
         display: per channel what viewers are told beside its name, as in `omero`.
         find_attribute: `Position.find_attribute`: what the image, its well or the plate says under a key.
+        label: `Position.label`: the array [T, 1, Z, Y, X] of an NGFF label image by its name.
     """
 
     name: str
@@ -48,6 +50,7 @@ class ImageInfo:
     attributes: Mapping[str, Any]
     display: tuple[Mapping[str, Any], ...]
     find_attribute: Callable[[str], Any]
+    label: Callable[[str], Pixels]
 
     @classmethod
     def of(cls, position: Position) -> "ImageInfo":
@@ -66,6 +69,7 @@ class ImageInfo:
             attributes=further_attributes(attributes),
             display=display + ({},) * (len(names) - len(display)),
             find_attribute=position.find_attribute,
+            label=position.label,
         )
 
     @property

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from pydantic import Field, model_validator
 
 from vsjax.diffusion.clustering import ClusteringSettings, segment
-from vsjax.diffusion.guidance import Find, class_guided, mask_guided, masked
+from vsjax.diffusion.guidance import Find, class_guided, find_structures, mask_guided, masked
 from vsjax.diffusion.patch_features import STRIDE, intensity_features
 from vsjax.diffusion.process import Parameterization, clamp, clean_of
 from vsjax.diffusion.samplers import Denoise, Fraction, SamplerSettings, renoised, sample
@@ -22,7 +22,7 @@ from vsjax.schema import Document
 from vsjax.tasks.context import Context
 from vsjax.tasks.family import Family
 
-MaskSource = Literal["none", "threshold", "nsc"]
+MaskSource = Literal["none", "threshold", "nsc", "given"]
 
 
 class ProcessSettings(Document):
@@ -56,7 +56,9 @@ class DrawSettings(SamplerSettings):
         description="share of the process at which a regression's stain (--start) gets its noise",
     )
     masks: MaskSource = Field(
-        "none", description="structures that guide: neural spectral clustering (nsc), or local thresholds (Palette†)"
+        "none",
+        description="structures that guide, found by neural spectral clustering (nsc) or local thresholds (Palette†), "
+        "or given as labels (--masks)",
     )
     mask_at: Fraction = Field(0.5, description="share of the process at which the masks get their noise")
     rounds: int = Field(1, ge=1, le=100, description="of masks made from stains, and stains made from masks")
@@ -117,8 +119,8 @@ class Denoising:
 
     @property
     def in_channels(self) -> int:
-        """Of the source."""
-        return self.network.in_channels
+        """Of the source, and behind them one mask of each stain where masks are given."""
+        return self.network.in_channels + (self.network.out_channels if self.sampler.masks == "given" else 0)
 
     @property
     def out_channels(self) -> int:
@@ -155,30 +157,30 @@ class Denoising:
 
     def predict(self, variables: Any, window: jax.Array, context: Context) -> jax.Array:
         """Draw the stains of normalised windows, from noise that belongs to their voxels."""
-        network = self.network
-        shape = (len(window), network.out_depth, *window.shape[2:4], network.out_channels)
-        first_slice = (window.shape[1] - network.out_depth) // 2
+        network, schedule, sampler = self.network, gammas(self.process.schedule), self.sampler
+        window, masks = window[..., : network.in_channels], window[..., network.in_channels :]
+        depth = network.out_depth
+        first_slice = (window.shape[1] - depth) // 2
+        shape = (len(window), depth, *window.shape[2:4], network.out_channels)
 
         def noise(step: jax.Array | int) -> jax.Array:
             return context.fold(step).normal(shape, first_slice)
 
-        schedule, sampler = gammas(self.process.schedule), self.sampler
         noisy, start = noise(0), None
         if self.start is not None:
-            stains = self.start.predict(variables["start"], window, context, network.out_depth)
+            stains = self.start.predict(variables["start"], window, context, depth)
             noisy, start = renoised(stains, noisy, schedule, sampler.start_at), sampler.start_at
-        loop = (
-            self._denoiser(variables, window, context),
-            noisy,
-            schedule,
-            sampler,
-            lambda step: noise(step + 1),
-            start,
-        )
+        denoise = self._denoiser(variables, window, context)
+        loop = (denoise, noisy, schedule, sampler, lambda step: noise(step + 1), start)
         if sampler.masks == "none":
             return sample(*loop)
+        given = masks[:, first_slice : first_slice + depth] > 0
         find = self._finder(variables, context.key)
-        return mask_guided(*loop, segment=partial(masked, find=find), rounds=sampler.rounds, fraction=sampler.mask_at)
+
+        def segment(stains: jax.Array) -> jax.Array:
+            return masked(stains, given if sampler.masks == "given" else find_structures(stains, find))
+
+        return mask_guided(*loop, segment=segment, rounds=sampler.rounds, fraction=sampler.mask_at)
 
     def _finder(self, variables: Any, key: jax.Array) -> Find:
         """What finds the structures in images `[N, Y, X]` of one stain; the middle of the first is all's anchor."""
