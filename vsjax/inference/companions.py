@@ -27,6 +27,8 @@ def with_companions(checkpoint: Checkpoint, companions: Mapping[str, Checkpoint]
     """
     if not companions:
         return checkpoint
+    if not make_family(checkpoint.description.config).draws:
+        raise UserError(f"{checkpoint.path}: draws nothing, so it takes no --start and no --features; leave them out")
     description, variables = checkpoint.description, dict(checkpoint.variables)
     said: dict[str, Any] = {}
     if start := companions.get(START):

@@ -65,7 +65,7 @@ def make_family(config: Mapping[str, Any]) -> Family:
 
 def _accompanied(family: Family, companions: Mapping[str, Any]) -> Family:
     if not isinstance(family, Denoising):
-        raise UserError("this model draws nothing, so it takes no --start and no --features; leave them out")
+        raise UserError("config.companions: go with a diffusion alone; leave them out")
     if start := companions.get("start"):
         family = replace(family, start=Start(make_family(start["config"]), start["channels"], start["units"]))
     if features := companions.get("features"):
