@@ -44,7 +44,7 @@ PERTURBATIONS = {  # name: target, and the cells that it leaves
     "spread": ("shape", CellModel(radius_um=(9.0, 12.0), flatness=0.35, elongation=0.45, nucleus_size=(0.36, 0.46))),
     "flat": ("shape", CellModel(flatness=0.25)),
 }
-DENOISER = {"inner_channels": 32, "channel_mults": (1, 2, 4), "res_blocks": 1, "out_stack_depth": 1}
+DENOISER = {"inner_channels": 32, "channel_mults": (1, 2, 4), "res_blocks": 1}
 FILTERS = (16, 32, 64, 128)
 
 
@@ -81,7 +81,7 @@ class Method:
     as_long_as: str = ""
 
 
-UNEXT2 = {"backbone": "convnextv2_atto", "out_stack_depth": 1, "head_pool": True}
+UNEXT2 = {"backbone": "convnextv2_atto", "head_pool": True}
 UNET = {"num_blocks": 4, "num_filters": (*FILTERS, 256)}
 METHODS = {
     "U-Net": Method("unet25d", "regression", {**UNET, "out_stack_depth": 1}),
@@ -124,7 +124,7 @@ def experiment(data: Data, method: Method, seed: int, steps: int) -> ConfigDict:
     names = [position.name for position in open_plate(data.plates[0]).positions()]
     training = tuple(name for name in names if name not in data.test)
     config.data.update(plates=data.plates, weights=(1.0,) * len(data.plates), train_fovs=training, val_fraction=0.0)
-    config.data.update(patch=(data.depth, 64, 64), batch_size=8)
+    config.data.update(patch=(data.depth, 64, 64), batch_size=4)
     config.roles.source, config.roles.target = channel_role(data.source), channel_role(*data.targets)
     if method.label:
         choice = list(dict.fromkeys(open_plate(plate).attributes[method.label] for plate in data.plates))

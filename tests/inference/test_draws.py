@@ -39,6 +39,27 @@ def run(describe_weights, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
+def diffusion(describe_weights, tmp_path_factory):
+    """Random weights of a small diffusion, which draws in two steps with new noise."""
+    path = tmp_path_factory.mktemp("diffusion") / "run"
+    settings = {"name": "one_denoiser", "in_channels": 1, "out_channels": 1, "in_stack_depth": 3}
+    model = build_model(**settings)
+    variables = model.init(jax.random.key(0), *(jnp.zeros(x.shape) for x in model.example((8, 8))))
+    variables = jax.tree.map(lambda x: x + 0.1 * jax.random.normal(jax.random.key(1), x.shape), variables)
+    description = describe_weights(settings, ["Phase"], ["nuclei"])
+    sampler = {"method": "ddpm", "steps": 2}
+    task = {"name": "diffusion", "process": {"parameterization": "v"}, "sampler": sampler}
+    save_variables(path, variables, description.model_copy(update={"config": {**description.config, "task": task}}))
+    return path
+
+
+@pytest.fixture(params=["run", "diffusion"])
+def drawing(request):
+    """A run of each family that draws."""
+    return request.getfixturevalue(request.param)
+
+
+@pytest.fixture(scope="module")
 def stack():
     return np.random.default_rng(0).normal(size=(5, 96, 80, 1)).astype(np.float32)
 
@@ -47,16 +68,16 @@ def predict(run, stack, name="A/1/0", time=0, **settings):
     return load(run).predict_stack(stack, ZERO, ONE, PredictionSettings(**settings), name=name, time=time)
 
 
-def test_a_large_field_in_tiles_and_windows_is_the_whole(run, stack):
-    whole = predict(run, stack)
+def test_a_large_field_in_tiles_and_windows_is_the_whole(drawing, stack):
+    whole = predict(drawing, stack)
     for settings in (
         {"tile": (32, 40)},
         {"tile": (28, 32), "batch_size": 5},
         {"batch_size": 1},
         {"margin": 9, "tile": (48, 36)},
     ):
-        np.testing.assert_allclose(predict(run, stack, **settings), whole, atol=2e-6)
-    assert np.abs(predict(run, stack, z_step=3) - whole).max() > 0.1  # other windows are averaged: the test can fail
+        np.testing.assert_allclose(predict(drawing, stack, **settings), whole, atol=2e-6)
+    assert np.abs(predict(drawing, stack, z_step=3) - whole).max() > 0.1  # of other windows: the test can fail
 
 
 def test_what_the_sampler_does_decides_how_far_it_looks(run, stack):
@@ -67,17 +88,17 @@ def test_what_the_sampler_does_decides_how_far_it_looks(run, stack):
     np.testing.assert_allclose(predict(run, stack, sampler=longer, tile=(40, 40)), whole, atol=5e-6)
 
 
-def test_rotated_windows_see_the_same_noise(run, stack):
-    whole = predict(run, stack, tta="mean")
-    np.testing.assert_allclose(predict(run, stack, tta="mean", tile=(32, 40)), whole, atol=2e-6)
+def test_rotated_windows_see_the_same_noise(drawing, stack):
+    whole = predict(drawing, stack, tta="mean")
+    np.testing.assert_allclose(predict(drawing, stack, tta="mean", tile=(32, 40)), whole, atol=2e-6)
 
 
-def test_a_draw_follows_from_seed_position_and_time_point(run, stack):
+def test_a_draw_follows_from_seed_position_and_time_point(drawing, stack):
     small = stack[:3, :16, :16]
-    first = predict(run, small)
-    np.testing.assert_array_equal(predict(run, small), first)
+    first = predict(drawing, small)
+    np.testing.assert_array_equal(predict(drawing, small), first)
     for other in ({"seed": 1}, {"name": "A/1/1"}, {"time": 1}):
-        assert np.abs(predict(run, small, **other) - first).max() > 0.1
+        assert np.abs(predict(drawing, small, **other) - first).max() > 0.1
 
 
 def test_mean_and_spread_are_those_of_the_draws(run, stack):
@@ -142,9 +163,9 @@ for space in (1, 2, 4):
 
 
 @pytest.mark.parametrize("tta", ["none", "mean"])
-def test_one_two_and_four_devices_draw_the_same(run, stack, tmp_path, tta):
+def test_one_two_and_four_devices_draw_the_same(drawing, stack, tmp_path, tta):
     np.save(tmp_path / "stack.npy", stack)
-    np.save(tmp_path / "whole.npy", predict(run, stack, tta=tta))
+    np.save(tmp_path / "whole.npy", predict(drawing, stack, tta=tta))
     env = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=4", "JAX_PLATFORMS": "cpu"}
-    paths = [Path(toys.__file__).parent, run, tmp_path / "stack.npy", tmp_path / "whole.npy", tta]
+    paths = [Path(toys.__file__).parent, drawing, tmp_path / "stack.npy", tmp_path / "whole.npy", tta]
     subprocess.run([sys.executable, "-c", DEVICES, *paths], env=env, cwd=ROOT, check=True, timeout=300)
