@@ -298,3 +298,28 @@ def test_equalised_targets_begin_with_all(trained, simulated_plate, tmp_path):
     moved, lost = largest_change(weights(trained("vsneuromast")), weights(tmp_path / "tuned", "last"))
     assert 0 < moved < reach(2e-4)
     assert lost == []
+
+
+TABLE_1 = ("palette", "palette_thresholds", "diffstain", "class_guided", "diffstain_unet", "diffstain_dodnet")
+
+
+@pytest.mark.parametrize("mode", ["", "debug"])
+def test_the_methods_of_diffstains_table_share_data_and_schedule(mode):
+    """Han et al. 2025, section 3: batches of one, a rate of 5e-4, three planes of 512 x 512 to five stains."""
+    configs = [importlib.import_module(f"configs.{name}").get_config(mode) for name in TABLE_1]
+    for config in configs:
+        config.data.plates = ("P.zarr",)
+        task = make_task(resolve(config))
+        assert (config.data, config.train.steps) == (configs[0].data, configs[0].train.steps)
+        assert config.roles.target == configs[0].roles.target
+        if mode:
+            continue
+        assert (tuple(config.data.patch), config.data.batch_size) == ((1, 512, 512), 1)
+        assert config.optim.learning_rate == 5e-4
+        assert (task.model.in_channels, task.model.out_channels) == (3, 5)
+        if config.task.name == "diffusion":
+            schedule = config.task.process.schedule
+            assert (schedule.kind, schedule.steps, schedule.start, schedule.end) == ("linear", 2000, 1e-6, 0.01)
+            assert (config.task.norm, config.task.process.parameterization) == ("l1", "eps")
+            assert config.optim.average_decay == 0.9999
+    assert [config.task.sampler.masks for config in configs[:3]] == ["none", "threshold", "nsc"]

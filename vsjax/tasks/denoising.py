@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 import jax
 import jax.numpy as jnp
@@ -22,6 +22,7 @@ from vsjax.schema import Document
 from vsjax.tasks.context import Context
 from vsjax.tasks.family import Family
 
+Limit = Annotated[float, Field(ge=-1e6, le=1e6, description="in units of the normalised stain")]
 MaskSource = Literal["none", "threshold", "nsc", "given"]
 
 
@@ -33,7 +34,7 @@ class ProcessSettings(Document):
         "eps", description="what the network gives: the noise, the stain (x0), or the velocity (v) between them"
     )
     clamp: bool = Field(True, description="keep estimates of the stain within `limits` while it is drawn")
-    limits: tuple[tuple[float, float], ...] = Field(
+    limits: tuple[tuple[Limit, Limit], ...] = Field(
         (), description="lowest and highest normalised value of each stain; empty for those of the training FOVs"
     )
 
