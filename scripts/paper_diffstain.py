@@ -31,6 +31,7 @@ from vsjax.inference.plates import predict_plate
 from vsjax.inference.predictor import load
 from vsjax.inference.settings import PredictionSettings, change_sampler
 from vsjax.intensity.statistics import write_statistics
+from vsjax.models.registry import model_settings
 from vsjax.optics.cells import CellModel
 from vsjax.plates.reader import open_plate
 from vsjax.program import run_program
@@ -57,6 +58,7 @@ class Data:
     source: str
     targets: tuple[str, ...]
     depth: int
+    out_depth: int | None  # slices that are predicted; None for as many
 
 
 @dataclass(frozen=True)
@@ -111,12 +113,14 @@ def simulate(output: Path, fovs: int, test_fovs: int) -> Data:
             (output / f"{name}.ready").touch()
         plates.append(str(plate))
     names = [position.name for position in open_plate(plates[0]).positions()]
-    return Data(tuple(plates), tuple(names[-test_fovs:]), "BF", targets, 5)
+    return Data(tuple(plates), tuple(names[-test_fovs:]), "BF", targets, 5, None)
 
 
 def experiment(data: Data, method: Method, seed: int, steps: int) -> ConfigDict:
     """The same data, batches and schedule for every method."""
     settings = dict(method.settings)
+    if "out_stack_depth" in model_settings(method.model):
+        settings.setdefault("out_stack_depth", data.out_depth)
     if method.model == "unext2":
         settings["stem_kernel_size"] = (data.depth, 4, 4)
     config = base_config(method.model, method.task, **settings)
@@ -240,7 +244,7 @@ def main() -> None:
     output.mkdir(parents=True, exist_ok=True)
     if options.plate:
         depth = open_plate(options.plate).first_position().shape[2]
-        data = Data((options.plate,), tuple(options.test), options.source, tuple(options.targets), depth)
+        data = Data((options.plate,), tuple(options.test), options.source, tuple(options.targets), depth, 1)
     else:
         data = simulate(output, options.fovs, options.test_fovs)
     rows = [

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from pydantic import Field, model_validator
 
-from vsjax.diffusion.clustering import ClusteringSettings, segment
+from vsjax.diffusion.clustering import ClusteringSettings, cut_tiles, segment
 from vsjax.diffusion.guidance import Find, class_guided, find_structures, mask_guided, masked
 from vsjax.diffusion.patch_features import STRIDE, intensity_features
 from vsjax.diffusion.process import Parameterization, clamp, clean_of
@@ -184,7 +184,7 @@ class Denoising:
         return mask_guided(*loop, segment=segment, rounds=sampler.rounds, fraction=sampler.mask_at)
 
     def _finder(self, variables: Any, key: jax.Array) -> Find:
-        """What finds the structures in images `[N, Y, X]` of one stain; the middle of the first is all's anchor."""
+        """What finds the structures in images `[N, Y, X]` of one stain; the tile of most contrast is all's anchor."""
         settings = self.sampler
         network = self.encoder
 
@@ -200,8 +200,8 @@ class Denoising:
                 return threshold_mask(images, settings.threshold)
             stride = STRIDE if network is None else max(network.divisor)
             size = min(settings.clustering.tile, *images.shape[1:]) // stride * stride
-            y, x = ((length - size) // 2 for length in images.shape[1:])
-            anchor = images[0, y : y + size, x : x + size]
+            tiles = cut_tiles(images, size).reshape(-1, size, size)
+            anchor = tiles[tiles.std(axis=(1, 2)).argmax()]
             clustering = settings.clustering.model_copy(update={"tile": size})
             return segment(images, features, anchor, key, clustering).mask
 
