@@ -10,6 +10,8 @@ import pytest
 from safetensors.numpy import save_file
 
 from vsjax.convert import main
+from vsjax.inference.predictor import load
+from vsjax.inference.settings import PredictionSettings, change_sampler
 from vsjax.interop.conversion import convert_file
 from vsjax.interop.torch_reader import TorchCheckpoint, read_checkpoint
 from vsjax.interop.viscy import abstract_variables, torch_name, variables_from_state
@@ -38,7 +40,7 @@ def test_reproduces_the_authors_output_and_gradient(shared, name):
 
 
 def test_what_training_stores_is_converted(shared, tmp_path):
-    """The schedule beside the network is left out; the checkpoint names its task."""
+    """The schedule beside the network is left out; the checkpoint draws."""
     golden = shared / "golden" / "palette_tiny.pth"
     tensors = {f"denoise_fn.{key}": value for key, value in read_checkpoint(golden).tensors.items()}
     tensors |= {key: np.linspace(0, 1, 5) for key in ("gammas", "posterior_mean_coef1", "sqrt_recip_gammas")}
@@ -46,10 +48,11 @@ def test_what_training_stores_is_converted(shared, tmp_path):
     main(["--input", str(tmp_path / "200_Network_ema.safetensors"), "--output", str(tmp_path / "model")])
     stored, whole = (convert_file(path).variables for path in (tmp_path / "200_Network_ema.safetensors", golden))
     jax.tree.map(np.testing.assert_array_equal, stored, whole)
-    description = tmp_path / "model" / "checkpoints" / "best" / "0" / "description" / "metadata"
-    config = json.loads(description.read_text())["config"]
-    assert config["task"] == {"name": "diffusion"}
-    assert config["model"]["name"] == "palette"
+    predictor = load(tmp_path / "model")
+    settings = PredictionSettings(sampler=change_sampler(predictor.sampler, {"steps": 2}))
+    drawn = predictor.predict(np.random.default_rng(0).normal(size=(1, 32, 32, 3)), settings)
+    assert drawn.shape == (1, 32, 32, 2)
+    assert np.isfinite(drawn).all()
 
 
 @pytest.mark.parametrize(
