@@ -54,6 +54,7 @@ class OneDenoiser(OneConvolution):
     out_stack_depth: int | None = None
     classes: int = 0
     predicts_by = "diffusion"
+    parts = {"encoder": ("conv", "known"), "decoder": (), "head": ("head",)}  # noqa: RUF012
 
     @property
     def out_depth(self):

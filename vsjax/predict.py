@@ -86,6 +86,21 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--batch-size", type=int, metavar="N", help="windows, of z and of tiles, per call of the network"
     )
+    parser.add_argument("--ngff", choices=["same", "0.4", "0.5"], default="same", help="version of the output")
+    parser.add_argument(
+        "--units",
+        choices=["normalized", "target"],
+        default="normalized",
+        help="as trained, or the intensities of the training plates' target channels",
+    )
+    parser.add_argument("--overwrite", action="store_true", help="delete the output that is there")
+    _add_draw_flags(parser)
+    add_process_flags(parser)
+    return parser
+
+
+def _add_draw_flags(parser: Parser) -> None:
+    """Those of models that draw."""
     parser.add_argument(
         "--draws",
         type=int,
@@ -104,16 +119,6 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--features", metavar="RUN", help="of a diffusion: an encoder that finds the structures for masks=nsc"
     )
-    parser.add_argument("--ngff", choices=["same", "0.4", "0.5"], default="same", help="version of the output")
-    parser.add_argument(
-        "--units",
-        choices=["normalized", "target"],
-        default="normalized",
-        help="as trained, or the intensities of the training plates' target channels",
-    )
-    parser.add_argument("--overwrite", action="store_true", help="delete the output that is there")
-    add_process_flags(parser)
-    return parser
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vsjax.diffusion.guidance import class_guided, mask_guided
+from vsjax.diffusion.guidance import class_guided, find_structures, mask_guided, masked
 from vsjax.diffusion.process import clean_of, noise_of
 from vsjax.diffusion.samplers import SamplerSettings, sample
 from vsjax.diffusion.schedule import ScheduleSettings, gammas
@@ -38,7 +38,7 @@ def unguided():
 
 @jax.jit
 def guided(noisy, rounds):
-    return mask_guided(two_values, noisy, LEVELS, DDPM, noise_of_step, inverted, rounds, fraction=0.1)
+    return mask_guided(two_values, noisy, LEVELS, DDPM, noise_of_step, segment=inverted, rounds=rounds, fraction=0.1)
 
 
 @pytest.mark.parametrize(("rounds", "turned"), [(0, False), (1, True), (2, False), (3, True)])
@@ -52,7 +52,7 @@ def test_each_round_begins_with_the_mask_of_the_last(unguided, rounds, turned):
 
 def test_from_the_end_of_the_process_the_mask_is_forgotten(unguided):
     first, clean = unguided
-    made = mask_guided(two_values, first, LEVELS, DDPM, noise_of_step, inverted, 1, fraction=1.0)
+    made = mask_guided(two_values, first, LEVELS, DDPM, noise_of_step, segment=inverted, rounds=1, fraction=1.0)
     agreement = ((np.asarray(made) > 1) == (clean > 1)).mean()
     assert 0.35 < agreement < 0.65
 
@@ -64,7 +64,8 @@ def test_no_two_draws_of_all_rounds_are_the_same(unguided):
         jax.debug.callback(lambda number: asked.append(int(number)), step)
         return noise_of_step(step)
 
-    jax.jit(lambda noisy: mask_guided(two_values, noisy, LEVELS, DDPM, noise, inverted, 2, 0.005))(unguided[0])
+    settings = {"segment": inverted, "rounds": 2, "fraction": 0.005}
+    jax.jit(lambda noisy: mask_guided(two_values, noisy, LEVELS, DDPM, noise, **settings))(unguided[0])
     jax.effects_barrier()
     assert sorted(asked) == list(range(20 + 2 * (10 + 1)))  # half a percent of the process has ten steps
 
@@ -77,3 +78,19 @@ def test_class_guidance_is_the_same_on_images_and_on_noise(weight):
     eps_given, eps_alone = (noise_of(clean, noisy, 0.3) for clean in (given, alone))
     eps = (1 - weight) * eps_alone + weight * eps_given  # Ho and Salimans, equation 6, with 1 + w for the weight
     np.testing.assert_allclose(guided, clean_of("eps", eps, noisy, 0.3), atol=1e-5)
+
+
+def test_a_mask_becomes_an_image_of_two_means():
+    """Each stain's structures are found by themselves; a plane without any, or full of them, becomes its mean."""
+    stains = np.random.default_rng(0).normal(loc=(0, 10), size=(2, 3, 6, 5, 2)).astype(np.float32)
+    stains[1, 2, ..., 0] = -1
+    stains[0, 1, ..., 0] = 1
+    inside = find_structures(jnp.asarray(stains), lambda images: images > (10 if images.mean() > 5 else 0))
+    found = masked(jnp.asarray(stains), inside)
+    for b, z, c in np.ndindex(2, 3, 2):
+        plane, where = stains[b, z, ..., c], np.asarray(inside[b, z, ..., c])
+        expected = np.full_like(plane, plane.mean())
+        if where.any() and not where.all():
+            expected[where], expected[~where] = plane[where].mean(), plane[~where].mean()
+        np.testing.assert_allclose(found[b, z, ..., c], expected, atol=1e-5)
+    np.testing.assert_array_equal(inside[..., 0], stains[..., 0] > 0)

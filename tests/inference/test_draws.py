@@ -88,9 +88,9 @@ def test_what_the_sampler_does_decides_how_far_it_looks(run, stack):
     np.testing.assert_allclose(predict(run, stack, sampler=longer, tile=(40, 40)), whole, atol=5e-6)
 
 
-def test_rotated_windows_see_the_same_noise(drawing, stack):
-    whole = predict(drawing, stack, tta="mean")
-    np.testing.assert_allclose(predict(drawing, stack, tta="mean", tile=(32, 40)), whole, atol=2e-6)
+def test_rotated_windows_see_the_same_noise(run, stack):
+    whole = predict(run, stack, tta="mean")
+    np.testing.assert_allclose(predict(run, stack, tta="mean", tile=(32, 40)), whole, atol=2e-6)
 
 
 def test_a_draw_follows_from_seed_position_and_time_point(drawing, stack):
@@ -162,8 +162,9 @@ for space in (1, 2, 4):
 """
 
 
-@pytest.mark.parametrize("tta", ["none", "mean"])
-def test_one_two_and_four_devices_draw_the_same(drawing, stack, tmp_path, tta):
+@pytest.mark.parametrize(("family", "tta"), [("run", "none"), ("run", "mean"), ("diffusion", "none")])
+def test_one_two_and_four_devices_draw_the_same(request, stack, tmp_path, family, tta):
+    drawing = request.getfixturevalue(family)
     np.save(tmp_path / "stack.npy", stack)
     np.save(tmp_path / "whole.npy", predict(drawing, stack, tta=tta))
     env = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=4", "JAX_PLATFORMS": "cpu"}

@@ -13,6 +13,7 @@ from vsjax.data.augmentation import AugmentConfig
 from vsjax.data.roles import ChannelRole
 from vsjax.errors import UserError
 from vsjax.intensity.normalization import Normalization
+from vsjax.models.network import Network
 from vsjax.tasks.inputs import Inputs
 from vsjax.tasks.registry import make_family, make_task, resolve
 from vsjax.tasks.regression import LossSettings, RegressionTask
@@ -25,8 +26,11 @@ ROLES = {
 L2 = LossSettings(l1=0.0, l2=1.0, ms_dssim=0.0)
 
 
-class Linear(nn.Module):
+class Linear(Network):
     """One 1x1 convolution with a counter of its calls in training, as batch norm has."""
+
+    in_channels: int = 2
+    in_stack_depth: int = 3
 
     @nn.compact
     def __call__(self, x, train):
