@@ -35,7 +35,7 @@ class DoDNet(Network):
     in_stack_depth: Slices = 1
     kernel_size: tuple[Kernel, Kernel] = (3, 3)
     residual: bool = False
-    dropout: DropRate = 0.2
+    dropout: DropRate = 0.0  # as in the paper: what is left out of the pooled features moves every dynamic kernel
     num_blocks: Halvings = 4
     num_block_layers: Blocks = 2
     num_filters: tuple[Width, ...] = ()
