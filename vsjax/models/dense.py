@@ -35,7 +35,13 @@ class DenseParameters(nn.Module):
 
 def dense(x: Array, kernel: Array, bias: Array, dtype: Any) -> Array:
     """`[..., K] @ [K, N] + [N] -> [..., N]` in `dtype`, the factors rounded to it, sums and bias in float32."""
-    return (product(x, kernel, dtype) + bias).astype(dtype)
+    return (apart(product(x, kernel, dtype)) + bias).astype(dtype)
+
+
+def apart(x: Array) -> Array:
+    """The same array, where XLA does not join what computes it with what follows. On a CPU it would add a bias within
+    the product, and write it out at every pixel for that."""
+    return lax.reduce_precision(x, 8, 23) if on_one_cpu() else x
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(2,))
