@@ -14,7 +14,7 @@ from jax import Array
 
 from vsjax.models.cells import Cells
 from vsjax.models.convolution import PatchConv
-from vsjax.models.dense import DenseParameters
+from vsjax.models.dense import DenseParameters, apart
 from vsjax.models.depthwise import Implementation, depthwise_conv
 from vsjax.models.feed_forward import Weights, feed_forward
 
@@ -31,8 +31,8 @@ class LayerNorm(nn.Module):
         scale = self.param("scale", nn.initializers.ones, (x.shape[-1],))
         bias = self.param("bias", nn.initializers.zeros, (x.shape[-1],))
         wide = x.astype(jnp.float32)
-        centred = wide - wide.mean(axis=-1, keepdims=True)
-        variance = jnp.square(centred).mean(axis=-1, keepdims=True)
+        centred = wide - apart(wide.mean(axis=-1, keepdims=True))
+        variance = apart(jnp.square(centred).mean(axis=-1, keepdims=True))
         return (centred * jax.lax.rsqrt(variance + self.epsilon) * scale + bias).astype(x.dtype)
 
 
