@@ -20,7 +20,7 @@ from vsjax.models.features import image_features, image_scaling
 from vsjax.models.network import Network
 from vsjax.schema import Document
 from vsjax.tasks.context import Context
-from vsjax.tasks.family import Family
+from vsjax.tasks.family import Family, OfOneNetwork
 
 Limit = Annotated[float, Field(ge=-1e6, le=1e6, description="in units of the normalised stain")]
 MaskSource = Literal["none", "threshold", "nsc", "given"]
@@ -90,7 +90,7 @@ class Start:
 
 
 @dataclass(frozen=True)
-class Denoising:
+class Denoising(OfOneNetwork):
     """A network that removes noise, in a loop.
 
     Attributes:
@@ -122,21 +122,6 @@ class Denoising:
     def in_channels(self) -> int:
         """Of the source, and behind them one mask of each stain where masks are given."""
         return self.network.in_channels + (self.network.out_channels if self.sampler.masks == "given" else 0)
-
-    @property
-    def out_channels(self) -> int:
-        """Stains."""
-        return self.network.out_channels
-
-    @property
-    def in_stack_depth(self) -> int:
-        """Of the source."""
-        return self.network.in_stack_depth
-
-    @property
-    def divisor(self) -> tuple[int, int, int]:
-        """The network's."""
-        return self.network.divisor
 
     @property
     def receptive_radius(self) -> int | None:

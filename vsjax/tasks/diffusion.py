@@ -13,7 +13,6 @@ from jax.sharding import NamedSharding
 from ml_collections import ConfigDict
 from pydantic import Field
 
-from vsjax import metrics
 from vsjax.diffusion.process import check_process, draw_gamma, noised, output_of
 from vsjax.diffusion.schedule import gammas
 from vsjax.errors import UserError
@@ -23,6 +22,7 @@ from vsjax.tasks.assembly import descent_parts, sizes
 from vsjax.tasks.context import Context, apart
 from vsjax.tasks.denoising import Denoising, DrawSettings, ProcessSettings
 from vsjax.tasks.descent import DescentTask
+from vsjax.tasks.image_metrics import image_metrics, judge_images
 from vsjax.tasks.state import TrainState
 from vsjax.tasks.task import Batch, MetricSpec, TaskSettings
 
@@ -87,12 +87,7 @@ class DiffusionTask(DescentTask):
     @property
     def metrics(self) -> Mapping[str, MetricSpec]:
         """The loss of each sample, and how a stain drawn in a few steps compares."""
-        return {
-            "loss": MetricSpec(),
-            "pearson": MetricSpec(maximise=True, columns=self.channels, partial=True),
-            "ssim": MetricSpec(maximise=True, columns=self.channels, partial=True),
-            "mae": MetricSpec(columns=self.channels),
-        }
+        return {"loss": MetricSpec(), **image_metrics(self.channels)}
 
     def step(self, state: TrainState, batch: Batch, key: jax.Array) -> tuple[TrainState, dict[str, jax.Array]]:
         """One update; metrics are scalars: `loss` and the gradient's norm."""
@@ -119,9 +114,7 @@ class DiffusionTask(DescentTask):
         target, drawn = images["target"], self._draw(state, images, key)
         return {
             "loss": self._loss(state, images, key),
-            "pearson": metrics.pearson(drawn, target),
-            "ssim": metrics.ssim(drawn, target),
-            "mae": metrics.mae(drawn, target),
+            **judge_images(drawn, target),
         }
 
     def sample(self, state: TrainState, batch: Batch, key: jax.Array) -> dict[str, jax.Array]:

@@ -49,14 +49,10 @@ class Family(Protocol):
         Z' slices. A pure function; noise comes from `context.normal`."""
 
 
-@dataclass(frozen=True)
-class ForwardPass:
-    """One application of one network: regression, and the generator of an adversarial pair."""
+class OfOneNetwork:
+    """What families with one network say of its windows."""
 
     network: Network
-    draws: bool = False
-    sampler: Any = None
-    classes: ClassVar[tuple[str, ...]] = ()
 
     @property
     def in_channels(self) -> int:
@@ -82,6 +78,16 @@ class ForwardPass:
     def receptive_radius(self) -> int | None:
         """The network's."""
         return self.network.receptive_radius
+
+
+@dataclass(frozen=True)
+class ForwardPass(OfOneNetwork):
+    """One application of one network: regression, and the generator of an adversarial pair."""
+
+    network: Network
+    draws: bool = False
+    sampler: Any = None
+    classes: ClassVar[tuple[str, ...]] = ()
 
     @property
     def framed(self) -> bool:

@@ -10,13 +10,13 @@ from jax.sharding import NamedSharding
 from ml_collections import ConfigDict
 from pydantic import Field, model_validator
 
-from vsjax import metrics
 from vsjax.errors import UserError
 from vsjax.losses import BETAS, check_scales, mixed_loss, ms_ssim_ranges
 from vsjax.schema import Document, read_section
 from vsjax.tasks.assembly import descent_parts, predicting_network, sizes
 from vsjax.tasks.descent import DescentTask
 from vsjax.tasks.family import ForwardPass
+from vsjax.tasks.image_metrics import image_metrics, judge_images
 from vsjax.tasks.state import TrainState
 from vsjax.tasks.task import Batch, MetricSpec, TaskSettings
 
@@ -84,12 +84,7 @@ class RegressionTask(DescentTask):
     @property
     def metrics(self) -> Mapping[str, MetricSpec]:
         """The loss of each sample, and what the report of an evaluation begins with."""
-        return {
-            "loss": MetricSpec(),
-            "pearson": MetricSpec(maximise=True, columns=self.channels, partial=True),
-            "ssim": MetricSpec(maximise=True, columns=self.channels, partial=True),
-            "mae": MetricSpec(columns=self.channels),
-        }
+        return {"loss": MetricSpec(), **image_metrics(self.channels)}
 
     def step(self, state: TrainState, batch: Batch, key: jax.Array) -> tuple[TrainState, dict[str, jax.Array]]:
         """One update; metrics are scalars: `loss` and the gradient's norm."""
@@ -110,9 +105,7 @@ class RegressionTask(DescentTask):
         target, prediction = images["target"], self.predict(state, images["source"], key)
         return {
             "loss": mixed_loss(prediction, target, **self.loss.model_dump()),
-            "pearson": metrics.pearson(prediction, target),
-            "ssim": metrics.ssim(prediction, target),
-            "mae": metrics.mae(prediction, target),
+            **judge_images(prediction, target),
         }
 
     def sample(self, state: TrainState, batch: Batch, key: jax.Array) -> dict[str, jax.Array]:
