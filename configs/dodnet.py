@@ -1,5 +1,5 @@
 """DoDNet, slice by slice: the U-Net of `configs/unet2d.py` with a dynamic head, of which all else is kept, so that the
-head is what the two differ in.
+head is what the two differ in; only dropout is left out, with which its kernels do not learn.
 
 python -m vsjax.train --config configs/dodnet.py --workdir runs/dodnet --config.data.plates=hek.zarr
 
