@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.special import erf
 
-from vsjax.models.dense import product
+from vsjax.models.dense import apart, product
 from vsjax.models.feed_forward import Weights, feed_forward, normal_cdf
 
 RNG = np.random.default_rng(0)
@@ -88,3 +88,11 @@ def test_a_silent_channel_has_the_slope_zero():
     silent = weights._replace(expand_kernel=weights.expand_kernel * 0, expand_bias=weights.expand_bias * 0)
     slopes = jax.grad(lambda w: feed_forward(x, w, None, jnp.float32).sum())(silent)
     assert all(np.isfinite(leaf).all() for leaf in slopes)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32", "float64"])
+def test_what_is_kept_apart_keeps_every_bit(dtype):
+    with jax.enable_x64(True):
+        x = jnp.asarray(np.append(np.random.default_rng(0).normal(size=100), [1 / 3, 1e-30, np.inf]), dtype)
+        assert x.dtype == dtype
+        np.testing.assert_array_equal(jax.jit(apart)(x), x)

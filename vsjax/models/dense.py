@@ -39,9 +39,10 @@ def dense(x: Array, kernel: Array, bias: Array, dtype: Any) -> Array:
 
 
 def apart(x: Array) -> Array:
-    """The same array, where XLA does not join what computes it with what follows. On a CPU it would add a bias within
-    the product, and write it out at every pixel for that."""
-    return lax.reduce_precision(x, 8, 23) if on_one_cpu() else x
+    """The same array, where XLA does not join what computes it with what follows: rounded to the precision that it has.
+    On a CPU XLA would add a bias within the product, and write it out at every pixel for that."""
+    has = jnp.finfo(x.dtype)
+    return lax.reduce_precision(x, has.nexp, has.nmant) if on_one_cpu() else x
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(2,))
